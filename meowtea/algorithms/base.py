@@ -2,44 +2,52 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from meowtea.batch import TokenBatch
+    from meowtea.batch import TokenBatch
+
+LossAverage = Literal["token", "trajectory", "sum"]
 
 
 class Algorithm(Protocol):
     """
-    needs_critic / needs_reference: whether value_A / ref_logprob_A must be on the batch before assign_credit.
+    needs_critic / needs_reference / needs_old_logprob: whether value_A / ref_logprob_A / old_logprob_A must be on
+    the batch before assign_credit. Without old_logprob_A the policy that is improved is taken for the old one,
+    which is exact as long as a batch gives one optimizer step.
+    needs_entropy: whether policy_loss must get entropy_A.
     min_group_size: episodes per task below which the estimator is undefined.
     epochs, minibatches: passes over a batch, and optimizer steps per pass.
-    loss_average: 'token' weighs every action token of an optimizer step alike, 'trajectory' every trajectory.
+    loss_average: how action tokens are weighed in an optimizer step, see average.token_weights.
     """
 
     needs_critic: bool
     needs_reference: bool
+    needs_old_logprob: bool
+    needs_entropy: bool
     min_group_size: int
     epochs: int
     minibatches: int
-    loss_average: str
+    loss_average: LossAverage
 
     def assign_credit(self, batch: TokenBatch) -> dict[str, float]:
-        """Fill advantage_A (and return_A with a critic) in place from rewards, values and logprobs. Returns metrics."""
-        ...
+        """Fill advantage_A (and return_A with a critic) in place from rewards, values and logprobs. Returns metrics.
 
-    def policy_loss(
-        self, logprob_A: Tensor, entropy_A: Tensor, batch: TokenBatch
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss per action token (A,), unreduced, and metrics per token (A,), detached.
-
-        The learner weighs and sums them: sum(loss_A * weight_A) with weights that sum to 1 over the whole
-        optimizer step, so no result depends on how the step was cut into micro-batches.
+        Call it once per batch, on the whole batch: an adaptive KL coefficient moves here.
         """
         ...
 
-    def value_loss(self, value_A: Tensor, batch: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The same for the critic; only called when needs_critic."""
+    def policy_loss(
+        self, logprob_A: Tensor, entropy_A: Tensor | None, batch: TokenBatch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss per action token (A,), unreduced, and metrics per token (A,), detached.
+
+        The loss of an optimizer step is sum(loss_A * weight_A) with weight_A = token_weights(the step's whole batch,
+        loss_average), a metric is sum(metric_A * weight_A) / sum(weight_A): neither depends on how the step was cut
+        into micro-batches. entropy_A (A,) is in nats and may be None unless needs_entropy.
+        """
         ...
 
     def state_dict(self) -> dict[str, float]:
@@ -47,3 +55,19 @@ class Algorithm(Protocol):
         ...
 
     def load_state_dict(self, state: dict[str, float]) -> None: ...
+
+
+class ActorCritic(Algorithm, Protocol):
+    """An algorithm with needs_critic = True.
+
+    critic_lr: peak learning rate of the critic. critic_warmup_steps: first RL steps (batches) in which only the
+    critic learns. critic_layers: transformer layers the critic keeps, counted from the embedding; None keeps all.
+    """
+
+    critic_lr: float
+    critic_warmup_steps: int
+    critic_layers: int | None
+
+    def value_loss(self, value_A: Tensor, batch: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """As policy_loss, for the critic: value_A (A,) is the value of the history before each action token."""
+        ...

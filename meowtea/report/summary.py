@@ -25,7 +25,7 @@ def percent(share: float) -> str:
 
 
 def result_rows(folder: Path) -> list[list[str]]:
-    """One row per reported evaluation: label, panel, success, interval, score, turns, invalid commands, minutes so far."""
+    """One row per reported evaluation, as HEADER names its cells."""
     rows = []
     for line in read_json_lines(folder / "evaluations.jsonl"):
         if line["kind"] != "test":

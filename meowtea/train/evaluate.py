@@ -21,7 +21,7 @@ Split = Literal["train", "demo", "validation", "test"]
 
 @dataclass
 class Evaluation:
-    """The result of one panel. Shares are of the episodes that did not break; low and high are the 95% Wilson interval."""
+    """The result of one panel. Shares are of episodes that did not break; low, high: the 95% Wilson interval."""
 
     label: str
     split: str
@@ -85,7 +85,9 @@ class Evaluation:
 
 
 class Evaluator:
-    """Plays panels of tasks that `tasks_of(split, count)` makes ready. One seed per panel: every evaluation of a run faces the same games and random numbers.
+    """Plays panels of tasks that `tasks_of(split, count)` makes ready.
+
+    One seed per panel: every evaluation of a run faces the same games and random numbers.
 
     split, tasks, samples: the panel reported at the end of each stage. temperature, top_p: how it is sampled.
     validation_tasks, validate_every, validate_sft_every: the smaller panel played while training goes on.

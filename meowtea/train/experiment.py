@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from meowtea.errors import DataError
-from meowtea.seeds import derive_seed
-from meowtea.train.budget import Budget, Spending, Stopwatch, TaskCursor
-from meowtea.types import Task, Trajectory
+from meowtea.train.budget import Spending
+from meowtea.types import Task
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from meowtea.run import Run
-    from meowtea.train.evaluate import Evaluation
 
 Stage = Literal["start", "sft", "rl", "done"]
 

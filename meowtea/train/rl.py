@@ -9,8 +9,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
+
+from meowtea.algorithms.groups import informative_groups
 from meowtea.batch import TokenBatch
 from meowtea.errors import TrainingError
+from meowtea.rollout.collect import Job, jobs_for
 from meowtea.seeds import derive_seed
 from meowtea.stats import mean
 from meowtea.train.budget import Stopwatch
@@ -74,9 +78,6 @@ def reinforce(x: Experiment) -> None:
 
 def act(x: Experiment, games: Sequence[Task]) -> list[Trajectory]:
     """The episodes of one step. With rollout.refill, further games replace those whose episodes all ended alike."""
-    from meowtea.algorithms.groups import informative_groups
-    from meowtea.rollout.collect import Job, jobs_for
-
     kept: list[Trajectory] = []
     wanted = x.collector.tasks_per_step
     for attempt in range(x.collector.refill + 1):
@@ -94,7 +95,10 @@ def act(x: Experiment, games: Sequence[Task]) -> list[Trajectory]:
         whole = without_broken(played, x.algorithm.min_group_size, may_be_empty=True)
         for trajectory in whole:
             x.reward.score(trajectory)
-        good = informative_groups([sum(t.rewards) for t in whole], [t.group for t in whole])
+        reward_B = torch.tensor([sum(t.rewards) for t in whole])
+        group_B = torch.tensor([t.group for t in whole], dtype=torch.long)
+        informative_P = informative_groups(reward_B, group_B)
+        good = set(group_B.unique()[informative_P].tolist())
         kept += [t for t in played if t.group in good]
         wanted = x.collector.tasks_per_step - len({t.group for t in kept})
         if wanted == 0:

@@ -1,0 +1,5 @@
+"""`python -m meowtea` is `meowtea`."""
+
+from meowtea.cli import main
+
+main()

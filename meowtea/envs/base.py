@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from meowtea.types import Step, Task
+from meowtea.types import Outcome, Step, Task
 
 
 class TextEnv(Protocol):
@@ -34,6 +34,11 @@ class Environment(Protocol):
 
     max_turns: int
 
+    @property
+    def name(self) -> str:
+        """Names these games in task ids and tables."""
+        ...
+
     def tasks(self, split: str, count: int | None = None) -> list[Task]:
         """The first `count` tasks of a split ('train', 'demo', 'validation' or 'test'), always in the same order."""
         ...
@@ -43,7 +48,7 @@ class Environment(Protocol):
         ...
 
     def make_env(self) -> TextEnv:
-        """A fresh engine; called inside a worker process."""
+        """A fresh engine; called inside a worker process. Whatever its games raise is retried by the pool."""
         ...
 
     def protocol(self) -> dict[str, Any]:
@@ -51,5 +56,13 @@ class Environment(Protocol):
         ...
 
 
-class EnvironmentBroke(Exception):
-    """The engine itself failed (not the policy): the pool retries, then reports ENV_ERROR or TIMEOUT."""
+class EnvFailure(Exception):
+    """A game that could not be played on, after all retries: the episode ends as `outcome`, never as a loss.
+
+    outcome: Outcome.ENV_ERROR or Outcome.TIMEOUT. detail: one line on what broke.
+    """
+
+    def __init__(self, outcome: Outcome, detail: str):
+        super().__init__(f"{outcome}: {detail}")
+        self.outcome = outcome
+        self.detail = detail

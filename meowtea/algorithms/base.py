@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from meowtea.errors import BatchError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -71,3 +73,11 @@ class ActorCritic(Algorithm, Protocol):
     def value_loss(self, value_A: Tensor, batch: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """As policy_loss, for the critic: value_A (A,) is the value of the history before each action token."""
         ...
+
+
+def filled(batch: TokenBatch, name: str) -> Tensor:
+    """A quantity that the learner or assign_credit must have put on the batch. Raises BatchError if it is missing."""
+    value = getattr(batch, name)
+    if value is None:
+        raise BatchError(f"token batch: {name} is empty; annotate the batch and assign credit before computing a loss")
+    return value

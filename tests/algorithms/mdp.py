@@ -43,23 +43,24 @@ def episodes(state: str = "start") -> Iterator[list[tuple[str, str, float]]]:
             yield from ([(state, command, reward), *rest] for rest in episodes(after))
 
 
-EPISODES = list(episodes())
-
-
 def decisions(episode: list[tuple[str, str, float]]) -> list[tuple[int, int]]:
     """(row of the table, token chosen) for every action token of an episode."""
     return [(ROW[s, command[:i]], TOKEN[command[i]]) for s, command, _ in episode for i in range(len(command))]
 
 
-def logprobs(logits: Tensor, chosen: list[int]) -> Tensor:
-    """(A,) of these episodes, one after the other."""
-    rows, tokens = zip(*(d for e in chosen for d in decisions(EPISODES[e])), strict=True)
-    return logits.log_softmax(1)[list(rows), list(tokens)]
+EPISODES = list(episodes())
+DECISIONS = [decisions(episode) for episode in EPISODES]
+
+
+def logprobs(table: Tensor, chosen: list[int]) -> Tensor:
+    """(A,) of these episodes, one after the other, from a table of log-probabilities."""
+    return table.flatten()[[2 * row + token for e in chosen for row, token in DECISIONS[e]]]
 
 
 def probability(logits: Tensor) -> Tensor:
     """(11,) of every episode."""
-    return torch.stack([logprobs(logits, [e]).sum().exp() for e in range(len(EPISODES))])
+    table = logits.log_softmax(1)
+    return torch.stack([logprobs(table, [e]).sum().exp() for e in range(len(EPISODES))])
 
 
 def expected_return(logits: Tensor) -> Tensor:
@@ -107,7 +108,7 @@ def pack(chosen: list[int]) -> TokenBatch:
         task = Task("enumerable", "train", 0)
         trajectories.append(Trajectory(task, 0, turns, end, 0.0, 1.0, rewards=rewards, episode=number))
     batch = TokenBatch.pack(trajectories)
-    batch.rollout_logprob_A = logprobs(LOGITS, chosen)
+    batch.rollout_logprob_A = logprobs(LOGITS.log_softmax(1), chosen)
     return batch
 
 
@@ -131,11 +132,12 @@ def expected_gradient(
 ) -> Tensor:
     """What the algorithm's gradient step amounts to on average, over every group that can be sampled."""
     logits = LOGITS.clone().requires_grad_()
+    table = logits.log_softmax(1)
     total = torch.zeros(())
     for prob, chosen, packed in all_groups:
         batch = replace(packed, value_A=value(chosen) if value else None)
         algorithm.assign_credit(batch)
-        loss_A, _ = algorithm.policy_loss(logprobs(logits, chosen), None, batch)
+        loss_A, _ = algorithm.policy_loss(logprobs(table, chosen), None, batch)
         total = total + prob * (loss_A * token_weights(batch, loss_average)).sum()
     (-total).backward()
     assert logits.grad is not None

@@ -1,5 +1,3 @@
-import math
-
 import pytest
 import torch
 from torch.testing import assert_close
@@ -53,14 +51,12 @@ def test_expectation_is_the_kl(estimator):
 
 
 def test_k2_is_near_the_kl_only_near_the_reference():
-    near = P * 0.9 + Q * 0.1
-
     def relative_error(q):
         k2 = float((P * estimate_kl(P.log(), q.log(), "k2")).sum())
         return abs(k2 / divergence(P, q) - 1)
 
-    assert 0.02 < relative_error(near) < 0.05
-    assert relative_error(Q) > 0.1
+    assert relative_error(0.99 * P + 0.01 * Q) < 0.01
+    assert relative_error(Q) > 0.05
 
 
 def test_expected_gradients():
@@ -138,8 +134,3 @@ def test_ineffective_keys_are_problems(keys, key):
     base = {"placement": "reward", "estimator": "k1", "coef": 0.1, "target": None, "horizon": None}
     assert Kl.problems(**base) == []
     assert [problem.split(":")[0] for problem in Kl.problems(**base | keys)] == [key]
-
-
-def test_k3_equals_the_closed_form():
-    d = math.log(3)
-    assert float(estimate_kl(torch.tensor(d), torch.tensor(0.0), "k3")) == pytest.approx(1 / 3 - 1 + d)

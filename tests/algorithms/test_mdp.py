@@ -32,15 +32,13 @@ def half_too_low(chosen):
 
 def assert_bias(gradient, truth, cosine, length):
     assert mdp.compare(gradient, truth) == (pytest.approx(cosine, abs=1e-3), pytest.approx(length, abs=1e-2))
-    assert cosine < 0.9999 or abs(length - 1) > 0.1  # a bias it is
 
 
 def test_the_game_is_enumerated_whole(groups):
     assert len(mdp.EPISODES) == 11
     assert float(mdp.probability(mdp.LOGITS).sum()) == pytest.approx(1, abs=1e-6)
     assert sum(prob for prob, *_ in groups) == pytest.approx(1, abs=1e-5)
-    first = [mdp.EPISODES.index(episode) for episode in mdp.EPISODES[:1]]
-    assert float(mdp.values(first)[0]) == pytest.approx(float(mdp.expected_return(mdp.LOGITS)), abs=1e-6)
+    assert float(mdp.values([0])[0]) == pytest.approx(float(mdp.expected_return(mdp.LOGITS)), abs=1e-6)
 
 
 def test_the_true_gradient_agrees_with_finite_differences(truth):

@@ -53,6 +53,19 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
 
 
+def print_results(folder: Path, title: str) -> None:
+    """The table on the terminal, and where the files are."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*HEADER, title=title)
+    for row in result_rows(folder):
+        table.add_row(*row)
+    console = Console(soft_wrap=True)
+    console.print(table)
+    console.print(f"everything is in {folder}", highlight=False, markup=False)
+
+
 def write_summary(folder: Path, title: str) -> str:
     """Write report.md, learning.png and learning.svg into a run directory; returns the Markdown table."""
     table = markdown_table(HEADER, result_rows(folder))

@@ -80,6 +80,15 @@ class Evaluation:
         }
         return {f"{self.split}/{name}": value for name, value in (numbers | shares | self.pass_at).items()}
 
+    def sentence(self) -> str:
+        """The result in words."""
+        broken = sum(n for name, n in self.outcomes.items() if Outcome(name).broken)
+        return (
+            f"{self.label}: {self.wins} of {self.episodes} {self.split} episodes won "
+            f"({self.success:.0%}, 95% interval {self.low:.0%} to {self.high:.0%})"
+            + (f"; {broken} more broke and count for nothing" if broken else "")
+        )
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

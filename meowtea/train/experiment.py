@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import Coroutine
-from dataclasses import dataclass, field
-from pathlib import Path
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from meowtea.errors import DataError
-from meowtea.train.budget import Spending
-from meowtea.types import Task
+from meowtea.train.budget import Spending, Stopwatch, TaskCursor
+from meowtea.train.player import Player
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from omegaconf import DictConfig
 
     from meowtea.run import Run
+    from meowtea.train.evaluate import Evaluation
+    from meowtea.types import Trajectory
 
 Stage = Literal["start", "sft", "rl", "done"]
 
@@ -29,7 +29,7 @@ class Progress:
     sft_step: int = 0
     rl_step: int = 0
     cursor: int = 0  # games dealt by the RL stage
-    seconds: float = 0.0  # of all processes that worked on this run
+    seconds: float = 0.0  # of all processes that worked on this run, up to the last save
     spending: Spending = field(default_factory=Spending)
 
     @property
@@ -42,67 +42,137 @@ class Progress:
         return cls(**{**data, "spending": Spending(**data["spending"])})
 
 
-class Player:
-    """What it takes to play episodes: environment, pool, chat, prompt, engine, collector, evaluator."""
+class StopRequested(Exception):
+    """A signal asked the run to end; everything is saved."""
 
-    def __init__(self, cfg: DictConfig, run: Run, closing: contextlib.ExitStack, policy_folder: Path | None = None):
+
+class Experiment(Player):
+    """A player that learns: budget, reward, algorithm, learner, records and checkpoints on top."""
+
+    def __init__(self, cfg: DictConfig, run: Run, closing: ExitStack):
         from hydra.utils import instantiate
 
-        from meowtea.display import Display
-        from meowtea.envs.pool import EnvPool
-        from meowtea.rollout.build import build_engine
-        from meowtea.rollout.chat import Chat
-        from meowtea.run import protocol_card
+        from meowtea.checkpoint import CheckpointStore
 
-        self.cfg, self.run, self.seed = cfg, run, cfg.seed
-        self.display = closing.enter_context(Display())
-        self.environment = instantiate(cfg.env)
-        self.model = instantiate(cfg.model)
-        self.tokenizer = self.model.tokenizer(policy_folder)
-        self.chat = Chat(self.tokenizer)
-        self.prompt = instantiate(cfg.prompt)
-        self.protocol = protocol_card(cfg, self.environment)
+        self.run = run
+        self.progress = Progress()
+        self.budget = instantiate(cfg.budget)
+        self.sft = instantiate(cfg.sft)
+        self.reward = instantiate(cfg.reward)
+        self.algorithm = instantiate(cfg.algorithm)
+        super().__init__(cfg, closing)
+        self.cursor = TaskCursor(self.budget.games, self.budget.epochs, self.seed)
+        self.checkpoints: CheckpointStore = instantiate(cfg.checkpoint, run.folder / "checkpoints")
+        self.tracker = instantiate(cfg.tracking, run)
+        closing.callback(self.tracker.finish)
+        self.clock = Stopwatch()
         run.write_protocol(self.protocol)
-        self.policy_folder = policy_folder
-        self.loop = closing.enter_context(asyncio.Runner())
-        self.module = self._policy_module()
-        self.engine = build_engine(
-            cfg.engine, self.module, self.export_for_engine, self.tokenizer, cfg.seed, cfg.deterministic
-        )
-        closing.callback(self.engine.close)
-        self.pool = EnvPool(self.environment, **cfg.env_pool)
-        closing.callback(self.pool.close)
-        self.collector = instantiate(
-            cfg.rollout,
-            self.pool,
-            self.engine,
-            self.chat,
-            self.prompt,
-            self.environment.max_turns,
-            cfg.deterministic,
-            self.protocol["hash"],
-        )
-        self.evaluator = instantiate(cfg.evaluation, self.tasks, self.collector, cfg.seed)
 
-    def _policy_module(self) -> Any:
-        return self.model.policy(self.policy_folder)
+    def load_policy(self) -> Any:
+        """The learner's own module: the embedded engine samples from the very weights that are trained."""
+        from hydra.utils import instantiate
 
-    def export_for_engine(self) -> Path:
-        """A Hugging Face folder with the weights an engine starts from."""
-        return self.policy_folder or self.model.folder()
+        self.learner = instantiate(self.cfg.learner, self.model, self.algorithm, seed=self.cfg.seed)
+        return self.learner.policy
 
-    def wait(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Run a coroutine to its end on the run's one event loop."""
-        return self.loop.run(coroutine)
+    @property
+    def rl_steps(self) -> int:
+        """RL steps until every game was played `budget.epochs` times, without refills."""
+        return -(-self.cursor.count * self.cursor.epochs // self.collector.tasks_per_step)
 
-    def tasks(self, split: str, count: int) -> list[Task]:
-        """The first `count` tasks of a split, made ready to be played."""
-        tasks = self.environment.tasks(split, count)
-        if len(tasks) < count:
-            raise DataError(
-                f"{count} {split} games are wanted, the environment has {len(tasks)}; widen its {split} split, "
-                "or lower budget.total (train, demo) or evaluation.tasks (test, validation)"
-            )
-        with self.display.bar(f"making {split} games") as progress:
-            self.environment.prepare(tasks, progress)
-        return tasks
+    # -- stages -------------------------------------------------------------------------------------------------
+
+    def enter(self, stage: Stage) -> None:
+        """Leave the last stage behind: open the next one and save, so that a restart begins with it."""
+        self.begin_stage(stage)
+        self.save()
+
+    def begin_stage(self, stage: Stage) -> None:
+        """Optimizers and schedule of a stage; entering RL freezes the policy as reference and starts the critic."""
+        self.progress.stage = stage
+        if stage == "sft":
+            total = self.sft.epochs * self.sft.steps_per_epoch(self.budget.demos)
+            self.learner.begin(lr=self.sft.lr, total_steps=total, warmup_steps=self.sft.warmup_steps)
+        elif stage == "rl":
+            self.learner.begin_rl(total_steps=self.rl_steps)
+
+    def restore(self) -> None:
+        """Go on from the newest whole checkpoint, if there is one."""
+        found = self.checkpoints.latest()
+        if found is None:
+            self.run.truncate_after(-1)
+            return
+        step, state = found
+        self.progress = Progress.from_json(state["progress"])
+        self.begin_stage(self.progress.stage)
+        self.learner.load_state_dict(state["learner"])
+        self.algorithm.load_state_dict(state["algorithm"])
+        self.tracker.load_state_dict(state["tracker"])
+        self.cursor.position = self.progress.cursor
+        self.clock = Stopwatch(self.progress.seconds)
+        self.run.truncate_after(step)
+        self.publish()
+        self.display.note(f"resumed at step {step} ({self.progress.stage})")
+
+    def save(self) -> None:
+        """Write a checkpoint of everything, and the policy in Hugging Face format beside it."""
+        self.progress.seconds = self.clock.seconds
+        state = {
+            "progress": asdict(self.progress),
+            "learner": self.learner.state_dict(),
+            "algorithm": self.algorithm.state_dict(),
+            "tracker": self.tracker.state_dict(),
+        }
+        self.checkpoints.save(self.progress.step, state, export=self.learner.export)
+
+    def save_if_due(self) -> None:
+        """After every step: save when it is time, and when a signal asked for the end."""
+        if self.run.stop_requested:
+            self.save()
+            raise StopRequested
+        if self.checkpoints.due(self.progress.step):
+            self.save()
+
+    # -- records ------------------------------------------------------------------------------------------------
+
+    def publish(self) -> None:
+        """Give the learner's weights to the engine."""
+        self.engine.load(self.learner.weights(), self.learner.policy_version)
+
+    def record(self, metrics: dict[str, float]) -> None:
+        """One line of metrics.jsonl, and the same to the tracker."""
+        metrics = {"stage": self.progress.stage, **metrics, **self.progress.spending.metrics(self.budget)}
+        self.run.write_metrics(self.progress.step, metrics)
+        self.tracker.log(self.progress.step, metrics)
+
+    def validate(self, label: str) -> dict[str, float]:
+        """Play the validation panel with the weights as they are now; its metrics."""
+        return self._evaluate("validation", label).metrics()
+
+    def test(self, label: str) -> Evaluation:
+        """Play the reported panel; its line goes to evaluations.jsonl and the tracker."""
+        evaluation = self._evaluate("test", label)
+        self.tracker.log(self.progress.step, evaluation.metrics())
+        return evaluation
+
+    def _evaluate(self, kind: Literal["validation", "test"], label: str) -> Evaluation:
+        self.publish()
+        play = self.evaluator.validate if kind == "validation" else self.evaluator.test
+        with self.display.bar(f"{kind}: {label}") as bar:
+            evaluation, trajectories = self.wait(play(label, bar.episode))
+        self.record_evaluation(kind, evaluation, trajectories)
+        self.display.note(evaluation.sentence())
+        return evaluation
+
+    def record_evaluation(self, kind: str, evaluation: Evaluation, trajectories: Sequence[Trajectory]) -> None:
+        line = {
+            "step": self.progress.step,
+            "stage": self.progress.stage,
+            "kind": kind,
+            **evaluation.to_json(),
+            "minutes": self.clock.seconds / 60,
+            "protocol": self.protocol["hash"],
+        }
+        self.run.write_evaluation(line)
+        self.run.write_trajectories(self.progress.step, trajectories, kind)
+        self.tracker.episodes(self.progress.step, trajectories)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from meowtea.errors import DataError
@@ -20,7 +21,8 @@ def games(cfg: DictConfig) -> None:
     from meowtea.envs.validate import validate
 
     environment = instantiate(cfg.env)
-    table = Table("split", "games", "first", "last", "walkthroughs that win", title=environment.name)
+    where = cfg.env._target_.rsplit(".", 2)[-2]
+    table = Table("split", "games", "first", "last", "walkthroughs that win", title=where)
     failures: list[str] = []
     with Display() as display:
         for split in cfg.splits:

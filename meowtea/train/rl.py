@@ -27,11 +27,9 @@ if TYPE_CHECKING:
 def reinforce(x: Experiment) -> None:
     """Play and learn until the budget's games are played `budget.epochs` times or its minutes are over."""
     games = x.tasks("train", x.budget.games)
-    x.cursor.position = x.progress.cursor
     clock = Stopwatch(x.progress.spending.rl_seconds)
-    steps = -(-x.cursor.count * x.cursor.epochs // x.collector.tasks_per_step)
 
-    with x.display.stage("rl", steps) as bar:
+    with x.display.stage("rl", x.rl_steps) as bar:
         while not x.cursor.finished and not out_of_time(x, clock):
             # act: every task of the step, a group of episodes each, all at once
             acting = Stopwatch()

@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from meowtea.errors import ModelError
 
@@ -43,23 +44,27 @@ def cache_folder() -> Path:
 
 
 @contextmanager
-def finished_folder(target: Path) -> Iterator[Path]:
+def finished_folder(target: Path, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary sibling of `target` to fill; it is renamed to `target` only when the block succeeds.
 
-    Several processes may do this at once: the first one to finish wins, the others drop their copy.
+    Several processes may do this at once: the first one to finish wins, the others drop their copy. With replace,
+    what stands at `target` gives way.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         yield work
         work.chmod(0o755)  # mkdtemp makes it private
+        if replace and target.exists():
+            target.rename(Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent)) / target.name)
         try:
             work.rename(target)
         except OSError:
             if not target.is_dir():
                 raise
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        for leftover in (work, *target.parent.glob(f".{target.name}-old-*")):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def hub_folder(name: str, revision: str | None) -> Path:
@@ -136,7 +141,7 @@ def _convert_gguf(gguf: Path, name: str, folder: Path) -> None:
     plain = type(source)(config)
     plain.load_state_dict(source.state_dict())
     plain.generation_config = source.generation_config
-    plain.to(torch.bfloat16).save_pretrained(folder)
+    plain.bfloat16().save_pretrained(folder)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
 
 
@@ -175,7 +180,7 @@ def _make_random(folder: Path) -> None:
     )
     tokenizer.chat_template = CHATML
     tokenizer.save_pretrained(folder)
-    shape = {key: value for key, value in TINY.items() if key != "seed"}
+    shape: dict[str, Any] = {key: value for key, value in TINY.items() if key != "seed"}
     config = LlamaConfig(
         vocab_size=len(vocabulary),
         eos_token_id=vocabulary["<|im_end|>"],
@@ -186,7 +191,8 @@ def _make_random(folder: Path) -> None:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(TINY["seed"])
-        LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+        model = LlamaForCausalLM(config)
+    model.bfloat16().save_pretrained(folder)
 
 
 SOURCES: dict[str, Callable[[str, str | None], Path]] = {

@@ -133,6 +133,13 @@ def _train(config: DictConfig) -> int:
 
 
 def _evaluate(config: DictConfig) -> int:
+    from hydra.core.hydra_config import HydraConfig
+
+    from meowtea.config import result_name
+
+    composed = HydraConfig.get()
+    if config.name is None:
+        config.name = result_name(dict(composed.runtime.choices), list(composed.overrides.task), config)
     from meowtea.train.main import evaluate
 
     evaluate(config)

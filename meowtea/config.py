@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import make_dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -108,32 +109,34 @@ def compose(command: str = "train", overrides: Sequence[str] = ()) -> DictConfig
         return hydra_compose(command, prepare(command, overrides, [conf_dir()]))
 
 
-def run_name(choices: dict[str, str | None], overrides: Sequence[str], config: DictConfig) -> str:
+def run_name(choices: Mapping[str, str | None], overrides: Sequence[str], config: DictConfig) -> str:
     """A folder name that the same command line finds again.
 
     An experiment's name, else the choices that tell runs apart; then the seed; then whatever else was overridden.
     """
-    told = {"seed", "hydra", *NEUTRAL}
     experiment = choices.get("experiment")
-    if experiment:
-        parts = [experiment]
-        told |= {"experiment"}
-    else:
-        heads = ("env", "algorithm", "reward", "budget", "model")
-        parts = [str(choices.get(head)) for head in heads if choices.get(head)]
-        told |= set(heads)
-    parts.append(f"s{config.seed}")
+    heads = ("experiment",) if experiment else ("env", "algorithm", "reward", "budget", "model")
+    parts = [str(choices[head]) for head in heads if choices.get(head)]
+    return _name([*parts, f"s{config.seed}"], {*heads, "seed"}, overrides)
+
+
+def result_name(choices: Mapping[str, str | None], overrides: Sequence[str], config: DictConfig) -> str:
+    """The same for an evaluation: where, what (unless it is the run whose folder it goes to), the seed, the rest."""
+    parts = [str(choices[head]) for head in ("env", "model") if choices.get(head) not in (None, "from_run")]
+    if config.checkpoint is not None:
+        parts.append(config.checkpoint)
+    return _name([*parts, config.evaluation.split, f"s{config.seed}"], {*GROUPS["eval"], "seed"}, overrides)
+
+
+def _name(parts: Sequence[str], told: set[str], overrides: Sequence[str]) -> str:
+    """Parts, then the overrides of keys not yet told; short enough for a folder."""
     extra = []
     for override in overrides:
         name, _, value = override.lstrip("+").partition("=")
         root = re.split(r"[./@]", name)[0]
-        is_told = name in told or root in ("hydra", *NEUTRAL)
-        if not is_told:
+        if name not in told and root not in ("hydra", *NEUTRAL):
             extra.append(f"{name}-{value}")
-    parts += sorted(extra)
-    clean = "_".join(re.sub(r"[^A-Za-z0-9.+-]+", "-", part).strip("-") for part in parts)
+    clean = "_".join(re.sub(r"[^A-Za-z0-9.+-]+", "-", part).strip("-") for part in [*parts, *sorted(extra)])
     if len(clean) <= 120:
         return clean
-    from hashlib import blake2b
-
     return f"{clean[:100]}_{blake2b(clean.encode(), digest_size=4).hexdigest()}"

@@ -51,7 +51,6 @@ class Surrogate:
             "policy/clipped_low": ((ratio_value_A < low) & (advantage_A < 0)).float(),
             "policy/clipped_high": ((ratio_value_A > high) & (advantage_A > 0)).float(),
             "policy/kl_old": ratio_value_A - 1 - log_ratio_A.detach(),
-            "policy/engine_gap": (old_logprob_A - batch.rollout_logprob_A).abs(),
         }
         if self.importance_cap is not None:
             weight_A = importance_weight(old_logprob_A, batch.rollout_logprob_A, self.importance_cap)
@@ -60,6 +59,5 @@ class Surrogate:
             metrics["policy/importance_capped"] = (weight_A >= self.importance_cap).float()
         if entropy_A is not None:
             loss_A = loss_A - self.entropy_coef * entropy_A
-            metrics["policy/entropy"] = entropy_A.detach()
         kl_loss_A, kl_metrics = self.kl.loss(logprob_A, batch)
         return loss_A + kl_loss_A, metrics | kl_metrics

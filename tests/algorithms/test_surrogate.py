@@ -61,7 +61,6 @@ def test_importance_weight(pack, learner_over_engine, weight, capped):
     assert_close(logprob_A.grad, torch.tensor([-2.0 * weight]))  # the weight itself is a constant
     assert_close(metrics["policy/importance_weight"], torch.tensor([weight]))
     assert float(metrics["policy/importance_capped"]) == capped
-    assert_close(metrics["policy/engine_gap"], torch.tensor([learner_over_engine]).log().abs())
 
 
 def test_importance_weights_correct_an_off_policy_sampler(pack):
@@ -88,11 +87,10 @@ def test_importance_weights_correct_an_off_policy_sampler(pack):
 def test_entropy_bonus(pack):
     batch, logprob_A = one_token(pack, advantage=2.0)
     entropy_A = torch.tensor([0.6], requires_grad=True)
-    loss_A, metrics = surrogate(entropy_coef=0.1).loss(logprob_A, entropy_A, batch)
+    loss_A, _ = surrogate(entropy_coef=0.1).loss(logprob_A, entropy_A, batch)
     loss_A.sum().backward()
     assert_close(loss_A.detach(), torch.tensor([-2.0 - 0.06]))
     assert_close(entropy_A.grad, torch.tensor([-0.1]))
-    assert_close(metrics["policy/entropy"], torch.tensor([0.6]))
 
 
 def test_kl_in_the_loss_is_added(pack):

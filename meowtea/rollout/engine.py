@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from meowtea.errors import ModelError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -43,11 +45,27 @@ class Engine(Protocol):
     max_context: int
 
     async def generate(self, prompt_ids: list[int], sampling: Sampling, session: str = "") -> Completion:
-        """`session` names the episode: consecutive prompts of one session share their prefix."""
+        """`session` names the episode: consecutive prompts of one session share their prefix.
+
+        Errors: ModelError if prompt plus reply do not fit into max_context.
+        """
+        ...
+
+    def enter(self, session: str) -> None:
+        """An episode begins. A deterministic engine waits for every episode that has entered before it forms a
+        batch, so its batches do not depend on the clock; the others take no notice."""
+        ...
+
+    def leave(self, session: str) -> None:
+        """The episode is over (or gave up). When the last one leaves, a deterministic engine forgets its cache:
+        what comes next does not depend on what was played before."""
         ...
 
     def load(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Take new weights (Hugging Face names); whatever was cached under the old ones is dropped."""
+        """Take new weights (Hugging Face names); whatever was cached under the old ones is dropped.
+
+        Errors: ModelError for a name or shape the model does not have. Call it while no request is waiting.
+        """
         ...
 
     def sleep(self) -> None:
@@ -57,3 +75,15 @@ class Engine(Protocol):
     def wake(self) -> None: ...
 
     def close(self) -> None: ...
+
+
+def check_fits(prompt_ids: list[int], sampling: Sampling, max_context: int) -> None:
+    """Raise ModelError if a request is empty or larger than the engine's context."""
+    if not prompt_ids:
+        raise ModelError("engine: a prompt has no tokens; the chat must put at least one before a reply")
+    if len(prompt_ids) + sampling.max_tokens > max_context:
+        raise ModelError(
+            f"engine.max_context: a prompt of {len(prompt_ids)} tokens and a reply of up to {sampling.max_tokens} "
+            f"need {len(prompt_ids) + sampling.max_tokens}, but the engine holds {max_context}; "
+            "raise engine.max_context, or lower the reply length or the number of turns"
+        )

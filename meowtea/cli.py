@@ -211,8 +211,8 @@ def _config_dirs(flags: Sequence[str]) -> list[Path]:
 
 
 def _plain(error: Exception) -> str:
-    """Hydra's message on one line, the cause included where it says more."""
-    texts = [str(error)] + ([str(error.__cause__)] if error.__cause__ else [])
+    """Hydra's message on one line, the cause included where it says more, the search path left out."""
+    texts = [str(cause).partition("\nConfig search path")[0] for cause in (error, error.__cause__) if cause]
     lines = [line.strip() for text in texts for line in text.splitlines()]
     told = [
         line for line in lines if line and not line.startswith(("full_key:", "object_type=", "Set the environment"))

@@ -117,7 +117,7 @@ class Wandb:
             id=run_id,
             resume="allow",
             config={str(key): value for key, value in config.items()} if isinstance(config, dict) else None,
-            settings=wandb.Settings(silent=True),
+            settings=wandb.Settings(silent=True, console="off"),
         )
         self._run.update_state(wandb_id=run_id)
         # our steps are an axis of their own: W&B's may only grow, ours go back after a restart

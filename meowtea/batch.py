@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,8 +52,14 @@ class TokenBatch:
     @classmethod
     def pack(cls, trajectories: Sequence[Trajectory], temperature: float = 1.0) -> TokenBatch:
         """Lay trajectories end to end. Broken episodes and episodes without an action are errors."""
-        token, position, offsets = [], [], [0]
-        index, turn_of, trajectory_of, logprob, reward = [], [], [], [], []
+        token: list[int] = []
+        position: list[int] = []
+        offsets = [0]
+        index: list[int] = []
+        turn_of: list[int] = []
+        trajectory_of: list[int] = []
+        logprob: list[float] = []
+        reward: list[float] = []
         for b, trajectory in enumerate(trajectories):
             if trajectory.outcome.broken:
                 raise BatchError(f"trajectory {b} ({trajectory.task.id}) broke ({trajectory.outcome}): not for updates")
@@ -110,14 +117,16 @@ class TokenBatch:
 
     def reward_B(self) -> Tensor:
         """(B,) sum of rewards of each trajectory: its return at discount 1."""
-        return torch.zeros(self.trajectory_count).index_add_(0, self.trajectory_A, self.reward_A)
+        return self.reward_A.new_zeros(self.trajectory_count).index_add_(0, self.trajectory_A, self.reward_A)
 
     def sequence_A(self) -> Tensor:
         """(A,) the packed sequence each action token stands in."""
         return torch.searchsorted(self.cu_seqlens_N1[1:].long(), self.action_index_A, right=True)
 
     def to(self, device: torch.device | str) -> TokenBatch:
-        moved = {f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        moved: dict[str, Any] = {
+            f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)
+        }
         return replace(self, **moved)
 
     def select(self, trajectories: Sequence[int]) -> TokenBatch:
@@ -137,7 +146,7 @@ class TokenBatch:
                 offsets.append(offsets[-1] + stop - start)
         action, token = torch.cat(actions), torch.cat(tokens)
         pick = torch.tensor(list(trajectories))
-        on_A = {
+        on_A: dict[str, Any] = {
             f.name: v[action]
             for f in fields(self)
             if f.name.endswith("_A") and isinstance(v := getattr(self, f.name), Tensor)

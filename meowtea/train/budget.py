@@ -81,7 +81,8 @@ class Spending:
         return self.demos * budget.demo_cost + self.games * budget.episode_cost
 
     def metrics(self, budget: Budget) -> dict[str, float]:
-        return {"budget/spent": self.cost(budget)} | {f"budget/{name}": value for name, value in asdict(self).items()}
+        counts = {f"budget/{name}": value for name, value in asdict(self).items() if name != "rl_seconds"}
+        return {"budget/spent": self.cost(budget), **counts, "time/rl": self.rl_seconds}
 
 
 class TaskCursor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from typing import TYPE_CHECKING
 
 from meowtea.errors import DataError
@@ -21,8 +20,7 @@ def games(cfg: DictConfig) -> None:
     from meowtea.envs.validate import validate
 
     environment = instantiate(cfg.env)
-    where = cfg.env._target_.rsplit(".", 2)[-2]
-    table = Table("split", "games", "first", "last", "walkthroughs that win", title=where)
+    table = Table("split", "games", "first", "last", "walkthroughs that win", title=environment.name)
     failures: list[str] = []
     with Display() as display:
         for split in cfg.splits:

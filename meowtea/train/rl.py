@@ -64,7 +64,8 @@ def reinforce(x: Experiment) -> None:
             x.progress.cursor = x.cursor.position
             spend(x, played, batch, clock)
             metrics |= rollout_metrics(played, usable)
-            metrics |= {"time/act": acting_seconds, "time/learn": learning.seconds, "time/rl": clock.seconds}
+            metrics["time/annotate"] = metrics.pop("learner/annotate_seconds")
+            metrics |= {"time/act": acting_seconds, "time/learn": learning.seconds}
             metrics["speed/sampled_tokens_per_second"] = metrics["rollout/action_tokens"] / max(acting_seconds, 1e-9)
             metrics["speed/learner_tokens_per_second"] = len(batch.token_T) / max(learning.seconds, 1e-9)
             if x.evaluator.validate_every and x.progress.rl_step % x.evaluator.validate_every == 0:

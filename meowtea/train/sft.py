@@ -77,6 +77,8 @@ def imitate(x: Experiment) -> None:
             chosen = x.sft.batch_indices(len(demos), x.progress.sft_step, x.seed)
             batch = TokenBatch.pack([demos[i] for i in chosen])
             metrics = {f"sft/{name}": value for name, value in x.learner.imitate(batch).items()}
+            metrics["time/learn"] = metrics.pop("sft/seconds")
+            metrics["speed/learner_tokens_per_second"] = len(batch.token_T) / max(metrics["time/learn"], 1e-9)
             x.progress.sft_step += 1
             x.progress.spending.learner_tokens += len(batch.token_T)
             epoch_done = x.progress.sft_step % per_epoch == 0

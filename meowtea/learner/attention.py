@@ -8,7 +8,7 @@ torch.nn.functional.scaled_dot_product_attention: its bf16 backward on CPUs is s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -59,6 +59,16 @@ def packed(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         model.config._attn_implementation = before
+
+
+def checkpoint_layers(model: PreTrainedModel) -> None:
+    """Keep no activations inside the layers (in train mode): they are recomputed in the backward pass, which must
+    attend as the forward pass did."""
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), packed(model)
+
+    model.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": contexts})
 
 
 class PackedAttention(torch.autograd.Function):

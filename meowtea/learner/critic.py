@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from meowtea.batch import TokenBatch
+from meowtea.learner.attention import checkpoint_layers
 from meowtea.learner.logprobs import state_before_actions
 from meowtea.learner.packing import Packing
 
@@ -21,17 +23,17 @@ class Critic(nn.Module):
 
     def __init__(self, policy: PreTrainedModel, layers: int | None):
         super().__init__()
-        self.backbone = copy.deepcopy(policy.base_model)
-        if layers is not None and layers < len(self.backbone.layers):
-            self.backbone.layers = self.backbone.layers[:layers]
-            self.backbone.config.num_hidden_layers = layers
-        # fp32: a value head that rounds to bf16 cannot tell returns apart that differ by less than a percent
-        self.head = nn.Linear(self.backbone.config.hidden_size, 1, device=policy.device)
+        backbone: Any = copy.deepcopy(policy.base_model)
+        if layers is not None and layers < len(backbone.layers):
+            backbone.layers = backbone.layers[:layers]
+            backbone.config.num_hidden_layers = layers
+        if backbone.is_gradient_checkpointing:
+            checkpoint_layers(backbone)
+        self.backbone = backbone.requires_grad_(True).eval()
+        # fp32: a head that rounds to bf16 cannot tell returns apart that differ by less than a percent
+        self.head = nn.Linear(backbone.config.hidden_size, 1, device=policy.device)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        self.backbone.requires_grad_(True)
-        # what nobody reads has no gradient
-        self.backbone.eval()
 
     def forward(self, batch: TokenBatch, packing: Packing) -> Tensor:
         """(A,) values in fp32, in units of reward."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -17,7 +16,6 @@ from meowtea.learner.schedule import LrSchedule, learning_rate
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-    from transformers import PreTrainedModel
 
     from meowtea.algorithms.base import ActorCritic, Algorithm
     from meowtea.batch import TokenBatch
@@ -26,8 +24,7 @@ if TYPE_CHECKING:
     from meowtea.learner.model import Model
     from meowtea.learner.optim import MasterAdamW
     from meowtea.learner.packing import Packing
-
-    Losses = Callable[[TokenBatch, Packing, Tensor], Tensor]  # micro-batch, its packing, weights -> scalar
+    from meowtea.learner.updater import Losses
 
 
 class Learner:
@@ -61,27 +58,31 @@ class Learner:
     ):
         import torch
 
+        from meowtea.learner.updater import Updater
+
         if threads is not None:
             torch.set_num_threads(threads)
         self.algorithm = algorithm
         self.lr, self.lr_schedule, self.warmup_steps = lr, lr_schedule, warmup_steps
         self.adamw = {"beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
-        self.max_grad_norm, self.max_bad_updates = max_grad_norm, max_bad_updates
-        self.max_tokens, self.share_prefixes = max_tokens_per_microbatch, share_prefixes
         self.offload_reference = offload_reference
-        self.policy: PreTrainedModel = model.policy()
+        self.policy: Any = model.policy()
         self.tokenizer = model.tokenizer()
-        self.device = self.policy.device
+        self.updater = Updater(
+            max_tokens_per_microbatch, share_prefixes, max_grad_norm, max_bad_updates, self.policy.device
+        )
         self.gradient_checkpointing = gradient_checkpointing
         if gradient_checkpointing:
-            self.policy.gradient_checkpointing_enable({"use_reentrant": False})
+            from meowtea.learner.attention import checkpoint_layers
+
+            checkpoint_layers(self.policy)
         self.generator = torch.Generator().manual_seed(seed % 2**63)
         self.policy_version = 0
         self.rl_batches = 0
         self.optimizer: MasterAdamW | None = None
         self.critic: Critic | None = None
         self.critic_optimizer: MasterAdamW | None = None
-        self.reference: PreTrainedModel | None = None
+        self.reference: Any = None
 
     # -- stages -------------------------------------------------------------------------------------------------
 
@@ -129,7 +130,7 @@ class Learner:
         from meowtea.learner.logprobs import action_logprobs
 
         averages = Averages()
-        weight_A = torch.full((batch.action_count,), 1 / batch.action_count, device=self.device)
+        weight_A = torch.full((batch.action_count,), 1 / batch.action_count, device=self.updater.device)
 
         def losses(micro: TokenBatch, packing: Packing, weight: Tensor) -> Tensor:
             logprob_A, _ = action_logprobs(self.policy, micro, packing)
@@ -156,13 +157,13 @@ class Learner:
         if needs_old:
             fills["old_logprob_A"] = lambda micro, packing: action_logprobs(self.policy, micro, packing)[0]
         if self.reference is not None:
-            reference = self.reference.to(self.device)
+            reference = self.reference.to(self.updater.device)
             fills["ref_logprob_A"] = lambda micro, packing: action_logprobs(reference, micro, packing)[0]
         if self.critic is not None:
             fills["value_A"] = self.critic
         filled = {name: torch.zeros(batch.action_count) for name in fills}
         with torch.no_grad():
-            for micro, packing, rows in self._micro_batches(batch) if fills else ():
+            for micro, packing, rows in self.updater.micro_batches(batch) if fills else ():
                 for name, fill in fills.items():
                     filled[name][rows] = fill(micro, packing).float().cpu()
         for name, value_A in filled.items():
@@ -185,7 +186,7 @@ class Learner:
         for _ in range(algorithm.epochs):
             for chosen in minibatches(batch.trajectory_count, algorithm.minibatches, self.generator):
                 step = batch if len(chosen) == batch.trajectory_count else batch.select(chosen)
-                weight_A = token_weights(step, algorithm.loss_average).to(self.device)
+                weight_A = token_weights(step, algorithm.loss_average).to(self.updater.device)
                 if not warming_up:
                     losses = partial(self._policy_losses, algorithm=algorithm, averages=averages)
                     self._update_policy(step, weight_A, losses, averages, "learner/")
@@ -233,7 +234,11 @@ class Learner:
             averages.tokens({"critic/loss": loss_A, **metrics}, weight)
             return (loss_A * weight).sum()
 
-        self._update(self.critic_optimizer, step, weight_A, losses, averages, "critic/")
+        critic.train(self.gradient_checkpointing)
+        try:
+            self.updater.update(self.critic_optimizer, step, weight_A, losses, averages, "critic/")
+        finally:
+            critic.eval()
 
     # -- one optimizer step -------------------------------------------------------------------------------------
 
@@ -244,56 +249,9 @@ class Learner:
             raise TrainingError("no stage has begun: call begin() or begin_rl() first")
         self.policy.train(self.gradient_checkpointing)  # transformers checkpoints only then; there is no dropout
         try:
-            self.policy_version += self._update(self.optimizer, step, weight_A, losses, averages, prefix)
+            self.policy_version += self.updater.update(self.optimizer, step, weight_A, losses, averages, prefix)
         finally:
             self.policy.eval()
-
-    def _update(
-        self,
-        optimizer: MasterAdamW,
-        step: TokenBatch,
-        weight_A: Tensor,
-        losses: Losses,
-        averages: Averages,
-        prefix: str,
-    ) -> bool:
-        """Sum the gradients of all micro-batches, then update. Returns whether the weights changed.
-
-        A loss or gradient that is not finite changes nothing; max_bad_updates of them in a row are a TrainingError.
-        """
-        started, loss_sum, computed = time.perf_counter(), 0.0, 0
-        for micro, packing, rows in self._micro_batches(step):
-            loss = losses(micro, packing, weight_A[rows])
-            loss.backward()
-            loss_sum += loss.item()
-            computed += len(packing.token_U)
-        norm, lr = optimizer.gradient_norm(), optimizer.lr
-        good = math.isfinite(loss_sum) and math.isfinite(norm)
-        if good:
-            optimizer.step(norm, self.max_grad_norm)
-            averages.number(f"{prefix}grad_norm", norm)
-        else:
-            optimizer.skip()
-        averages.number(f"{prefix}lr", lr)
-        averages.number(f"{prefix}skipped_updates", 0.0 if good else 1.0)
-        averages.number(f"{prefix}tokens", len(step.token_T))
-        averages.number(f"{prefix}computed_tokens", computed)  # fewer: shared beginnings count once
-        averages.number(f"{prefix}seconds", time.perf_counter() - started)
-        if optimizer.skipped_in_a_row >= self.max_bad_updates:
-            raise TrainingError(
-                f"{optimizer.skipped_in_a_row} updates in a row had a loss or gradient that is not finite (loss "
-                f"{loss_sum}, gradient norm {norm}); the weights are those of the last good update. Lower the learning "
-                "rate (learner.lr, sft.lr, algorithm.critic_lr), or use model.dtype=fp32"
-            )
-        return good
-
-    def _micro_batches(self, batch: TokenBatch) -> Iterator[tuple[TokenBatch, Packing, Tensor]]:
-        from meowtea.learner.microbatch import micro_batches
-        from meowtea.learner.packing import Packing
-
-        for micro, rows in micro_batches(batch, self.max_tokens, self.share_prefixes):
-            packing = Packing.of(micro, self.share_prefixes)
-            yield micro.to(self.device), packing.to(self.device), rows
 
     # -- what survives ------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from meowtea.learner.packing import Packing
 LOGITS_AT_ONCE = 1 << 24  # fp32 logits alive at a time: 64 MiB, whatever the vocabulary
 
 
-def state_before_actions(backbone: PreTrainedModel, batch: TokenBatch, packing: Packing) -> Tensor:
+def state_before_actions(backbone: Any, batch: TokenBatch, packing: Packing) -> Tensor:
     """(A, hidden size) last hidden state of the token before each action token, in compute dtype."""
     with packed(backbone):
         hidden_UH = backbone(

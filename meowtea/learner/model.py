@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from meowtea.errors import ModelError
 from meowtea.learner.sources import SOURCES
@@ -84,9 +84,15 @@ class Model:
         if not (folder / "config.json").is_file():
             raise ModelError(f"{folder}: no model here (config.json is missing); give a folder in Hugging Face format")
         try:
-            policy = AutoModelForCausalLM.from_pretrained(folder, dtype=self.compute_dtype())
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=self.compute_dtype(), output_loading_info=True
+            )
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"{folder}: the model cannot be loaded ({_first_line(error)})") from error
+        policy, report = loaded
+        if report["missing_keys"]:
+            some = ", ".join(sorted(report["missing_keys"])[:3])
+            raise ModelError(f"{folder}: the model lacks {len(report['missing_keys'])} of its weights ({some}, ...)")
         return policy.to(self.device()).eval()
 
 

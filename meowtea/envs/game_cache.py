@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from meowtea.envs.story_file import GameFiles
-from meowtea.envs.worker import CallFailed, Worker, WorkerDied
+from meowtea.envs.worker import CallFailed, Worker, WorkerDied, WorkerTimeout
 from meowtea.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -163,9 +163,11 @@ class Makers:
                 on_made(made)
         finally:
             for worker in self._workers:
-                worker.close()
+                worker.kill()
             for thread in threads:
                 thread.join()
+            for worker in self._workers:
+                worker.close()
 
     def _serve(self, worker: Worker) -> None:
         while True:
@@ -178,7 +180,7 @@ class Makers:
                 worker.call("make", recipe)
             except CallFailed as error:
                 failure = DataError(str(error))
-            except WorkerDied as error:
+            except (WorkerDied, WorkerTimeout) as error:
                 failure = DataError(f"making the {recipe.generator} game with seed {recipe.seed} failed: {error}")
             with self._changed:
                 self._made += failure is None

@@ -58,7 +58,7 @@ class Record:
 
 
 class Slot:
-    """One worker process and the thread that talks to it. All methods but submit and kill run in that thread."""
+    """One worker process and the thread that talks to it. All methods but submit run in that thread."""
 
     def __init__(self, index: int, pool: EnvPool):
         self.index, self.pool = index, pool
@@ -143,9 +143,8 @@ class Slot:
         if not self.pool.closed:
             self.pool.stats["restarts"] += 1
             self.worker = Worker(WorkerGames(self.pool.environment))
-
-    def kill(self) -> None:
-        self.worker.close()
+        if self.pool.closed:  # perhaps only since the line above
+            self.worker.kill()
 
 
 class Game:
@@ -229,9 +228,10 @@ class EnvPool:
         if not self.closed:
             self.closed = True
             for slot in self._slots:
-                slot.kill()
+                slot.worker.kill()
             for slot in self._slots:
                 slot.thread.shutdown(wait=True, cancel_futures=True)
+                slot.worker.close()
 
     def __enter__(self) -> EnvPool:
         return self

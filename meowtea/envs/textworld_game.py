@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from meowtea.envs.player_command import plain_command
 from meowtea.envs.story_file import GameFiles
+from meowtea.errors import DataError
 from meowtea.types import Outcome, Step
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class TextWorldGame:
         self._state: GameState | None = None
         self._outcome: Outcome | None = None
         self._walkthrough: list[str] = []
-        self._last: Step | None = None
+        self._policy_length = 0
 
     def start(self, files: GameFiles) -> Step:
         """Start the game. Errors: DataError naming a file that is missing or damaged."""
@@ -67,8 +68,10 @@ class TextWorldGame:
         self._env = textworld.start(str(files.story), wanted)
         self._env.seed(INTERPRETER_SEED)
         state = self._env.reset()
+        if not state.max_score:
+            raise DataError(f"game file {files.story} has no quest: nothing in it can be won")
         self._policy_length = len(state.policy_commands)
-        self._walkthrough = list(state["extra.walkthrough"] or state.policy_commands)
+        self._walkthrough = list(state.get("extra.walkthrough") or state.policy_commands)
         opening = clean(state.feedback)
         heading = ROOM_HEADING.search(opening)
         objective = state.objective.strip()
@@ -78,13 +81,13 @@ class TextWorldGame:
             state = self._env.step("inventory")[0]
             parts["inventory"] = clean(state.feedback)
         self._state, self._outcome = state, None
-        self._last = self._step(self._join(parts, self.first), state, None)
-        self._last.objective = objective
-        return self._last
+        step = self._step(self._join(parts, self.first), state, None)
+        step.objective = objective
+        return step
 
     def step(self, command: str) -> Step:
         """Play one line. What is no plain command is answered here and never reaches the game."""
-        if self._env is None or self._state is None or self._last is None:
+        if self._env is None or self._state is None:
             raise RuntimeError("no game is running: call reset first")
         if self._outcome is not None:
             raise RuntimeError(f"the game is over ({self._outcome}): call reset to start another")
@@ -92,8 +95,7 @@ class TextWorldGame:
         if plain is None:
             parts = self._parts(self._state)
             parts["feedback"] = NOT_UNDERSTOOD
-            self._last = self._step(self._join(parts, self.following), self._state, False)
-            return self._last
+            return self._step(self._join(parts, self.following), self._state, False)
         moves = self._state.moves
         state = self._env.step(plain)[0]
         # The game counts a move for every command that its parser accepts, also for one that achieves nothing.
@@ -101,8 +103,7 @@ class TextWorldGame:
         self._state = state
         if state.won or state.lost:
             self._outcome = Outcome.WON if state.won else Outcome.LOST
-        self._last = self._step(self._join(self._parts(state), self.following), state, valid)
-        return self._last
+        return self._step(self._join(self._parts(state), self.following), state, valid)
 
     def walkthrough(self) -> list[str]:
         """The commands the game's maker wrote down as a solution from the start."""
@@ -111,7 +112,7 @@ class TextWorldGame:
     def close(self) -> None:
         if self._env is not None:
             self._env.close()
-            self._env = self._state = self._last = None
+            self._env = self._state = None
 
     def _parts(self, state: GameState) -> dict[str, str]:
         return {
@@ -135,15 +136,15 @@ class TextWorldGame:
             progress=self._progress(state),
         )
 
-    def _progress(self, state: Any) -> float:
+    def _progress(self, state: GameState) -> float | None:
         """Share of the winning policy already done; 0 once no policy is left (lost, or the way is blocked).
 
-        A game that tracks no policy (cooking, tw-simple) counts its own points instead.
+        None for a game that came without a policy.
         """
         if state.won:
             return 1.0
         if self._policy_length == 0:
-            return min(1.0, max(0.0, (state.score or 0) / state.max_score))
+            return None
         if not state.policy_commands:
             return 0.0
         return max(0.0, 1.0 - len(state.policy_commands) / self._policy_length)

@@ -98,15 +98,17 @@ class Worker:
         return content[0]
 
     def _last_words(self) -> str:
-        if self._stderr.closed:
-            return ""
         self._stderr.seek(0)
         lines = self._stderr.read().decode(errors="replace").strip().splitlines()
         return f": {lines[-1]}" if lines else ""
 
-    def close(self) -> None:
-        """End the process at once; it holds nothing that must be saved. Safe to call twice and from any thread."""
+    def kill(self) -> None:
+        """End the process at once; it holds nothing that must be saved. From any thread: a call under way fails."""
         self._process.kill()
+
+    def close(self) -> None:
+        """kill, and give everything back. Only from the thread that calls, or when that has ended; twice is fine."""
+        self.kill()
         self._process.wait()
         self._socket.close()
         self._stderr.close()

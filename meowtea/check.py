@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from meowtea.config import GROUPS, KEYS
+from meowtea.crosschecks import cross_problems, ineffective
 from meowtea.errors import ConfigError
-from meowtea.signature import locate, node_problems, value_problems
+from meowtea.signature import node_problems, value_problems
 
 
-def check(config: DictConfig, command: str = "train") -> None:
-    """Raises ConfigError with every problem of the config of `command`."""
+def check(config: DictConfig, command: str = "train", overrides: Sequence[str] = ()) -> None:
+    """Raises ConfigError with every problem of the config of `command`.
+
+    overrides: what was given on the command line; such keys must have an effect. Leave them out in a sweep, where
+    a key may serve some jobs only.
+    """
     try:
         plain = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
@@ -34,10 +38,8 @@ def check(config: DictConfig, command: str = "train") -> None:
         sound |= set() if found else {name}
     known = (*GROUPS[command], *KEYS[command])
     problems += [f"{name}: `meowtea {command}` has no such key" for name in root if name not in known]
-    for compare in CROSS_CHECKS:
-        needed = list(inspect.signature(compare).parameters)
-        if sound.issuperset(needed):
-            problems += compare(**{name: root[name] for name in needed})
+    problems += cross_problems(root, sound)
+    problems += ineffective(root, sound, overrides)
     if problems:
         raise ConfigError(problems)
 
@@ -48,26 +50,3 @@ def _group_problems(name: str, node: Any) -> list[str]:
     if not isinstance(node, dict) or "_target_" not in node:
         return [f"{name}: must be a node with _target_, as the files in conf/{name}/ are"]
     return node_problems(name, node)
-
-
-def _option(node: dict[str, Any]) -> str:
-    """A short name for a node: the module that its class is in."""
-    return str(node["_target_"]).rsplit(".", 2)[-2]
-
-
-def group_size(algorithm: dict[str, Any], rollout: dict[str, Any]) -> list[str]:
-    """Group-relative algorithms compare the episodes of one game."""
-    least = getattr(locate(algorithm["_target_"]), "min_group_size", 1)
-    if rollout["group_size"] >= least:
-        return []
-    return [f"algorithm={_option(algorithm)} needs rollout.group_size >= {least}, got {rollout['group_size']}"]
-
-
-def deterministic_engine(engine: dict[str, Any], deterministic: bool) -> list[str]:
-    """Only the embedded engine promises the same tokens for the same seed, whatever the timing."""
-    if deterministic and _option(engine) != "transformers":
-        return [f"deterministic=true needs engine=transformers, got engine={_option(engine)}"]
-    return []
-
-
-CROSS_CHECKS: list[Callable[..., list[str]]] = [group_size, deterministic_engine]

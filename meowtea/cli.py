@@ -96,7 +96,7 @@ def _run_hydra(command: str, words: list[str]) -> int:
 
 
 def _run_job(command: str, config: DictConfig) -> int:
-    """One job. In a sweep a failing one is reported at once and the others go on."""
+    """One job, its problems told at once: in a sweep the others go on."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -107,11 +107,10 @@ def _run_job(command: str, config: DictConfig) -> int:
     if sweeping:
         print(f"job {hydra_config.job.num}: {hydra_config.job.override_dirname}", file=sys.stderr)
     try:
-        check(config, "train" if command == "check" else command)
+        told = [] if sweeping else list(hydra_config.overrides.task)
+        check(config, "train" if command == "check" else command, told)
         return TASKS[command](config)
     except MeowteaError as error:
-        if not sweeping:
-            raise
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
 

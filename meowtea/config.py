@@ -16,8 +16,19 @@ from meowtea.errors import ConfigError
 
 Split = Literal["train", "demo", "validation", "test"]
 
-# Groups that cannot change a result: a run goes on when they differ, and its name does not tell them.
-NEUTRAL = ("name", "output_dir", "tracking", "checkpoint", "env_pool", "run")
+# Keys, and groups with all their keys, that cannot change a result but for rounding: a run goes on when they differ,
+# and its name does not tell them.
+NEUTRAL = (
+    *("name", "output_dir", "tracking", "checkpoint", "env_pool", "run", "hydra"),
+    *("env.cache_dir", "env.workers", "rollout.concurrency"),
+    *("learner.threads", "learner.max_tokens_per_microbatch", "learner.gradient_checkpointing"),
+    "learner.offload_reference",
+)
+
+
+def is_neutral(key: str) -> bool:
+    """Whether a dotted key is in NEUTRAL or below one that is."""
+    return any(key == neutral or key.startswith(f"{neutral}.") for neutral in NEUTRAL)
 
 
 # The config groups of each command: each root key holds the node of one option.
@@ -133,8 +144,7 @@ def _name(parts: Sequence[str], told: set[str], overrides: Sequence[str]) -> str
     extra = []
     for override in overrides:
         name, _, value = override.lstrip("+").partition("=")
-        root = re.split(r"[./@]", name)[0]
-        if name not in told and root not in ("hydra", *NEUTRAL):
+        if name not in told and not is_neutral(name.replace("/", ".")):
             extra.append(f"{name}-{value}")
     clean = "_".join(re.sub(r"[^A-Za-z0-9.+-]+", "-", part).strip("-") for part in [*parts, *sorted(extra)])
     if len(clean) <= 120:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from meowtea.config import NEUTRAL
+from meowtea.config import is_neutral
 
 if TYPE_CHECKING:
     from meowtea.types import Trajectory
@@ -67,7 +67,7 @@ def config_differences(before: Any, now: Any) -> list[str]:
     return [
         f"{name}: {old.get(name, absent)} there, {new.get(name, absent)} now"
         for name in sorted(old.keys() | new.keys())
-        if name.split(".")[0] not in NEUTRAL and old.get(name, absent) != new.get(name, absent)
+        if not is_neutral(name) and old.get(name, absent) != new.get(name, absent)
     ]
 
 

@@ -40,7 +40,7 @@ class Run:
     """A run directory, locked for this process. Use as a context manager.
 
     config.yaml       what was asked for, resolved; written before anything else
-    state.json        status (running, stopped, failed, finished), process, whatever `update_state` adds
+    state.json        status (running, stopped, failed, ended), finished, process, what `update_state` adds
     metrics.jsonl     one object per step; evaluations.jsonl: one per evaluation
     trajectories/     one JSON Lines file per step and kind: train, validation, test
     checkpoints/      see CheckpointStore
@@ -145,7 +145,7 @@ class Run:
         for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
         if error is None:
-            status, message = ("stopped" if self.stop_requested else "finished"), ""
+            status, message = ("stopped" if self.stop_requested else "ended"), ""
         else:
             stopped = isinstance(error, KeyboardInterrupt)
             status, message = ("stopped" if stopped else "failed"), f"{type(error).__name__}: {error}"

@@ -122,13 +122,13 @@ def _messages(error: ValidationError, value: Any, annotation: Any) -> list[str]:
         place = _place(value, entry["loc"])
         text = entry["msg"].removeprefix("Value error, ").replace("Input should ", "must ", 1)
         text = text.replace("be a valid ", "be a ").replace("a integer", "an integer")
-        text = "null" if entry["type"] == "none_required" else text
         inputs[place] = entry["input"]
-        if text not in reasons.setdefault(place, []):
+        if entry["type"] != "none_required" and text not in reasons.setdefault(place, []):
             reasons[place].append(text)
     lines = []
     for place, texts in reasons.items():
-        texts.sort(key=lambda text: text == "null")
+        if not place and type(None) in get_args(annotation):
+            texts.append("null")
         hint = did_you_mean(str(inputs[place]), _literals(annotation)) if isinstance(inputs[place], str) else ""
         lines.append(f"{place}: {' or '.join(texts)}, got {show(inputs[place])}{hint}")
     return lines

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,15 +43,17 @@ def auto(
     max_context: Annotated[int, Ge(2)],
     max_sequences: Annotated[int, Ge(1)],
     max_batch_tokens: Annotated[int, Ge(1)],
+    cache_gib: Annotated[float, Gt(0)],
 ) -> Engine:
     """vLLM when it is installed and replies may depend on timing, else the embedded engine.
 
-    Keys that only vLLM has are then those of its own YAML's defaults: name engine=vllm to change them.
+    cache_gib is for vLLM, which otherwise runs in the learner's dtype with compile='auto'; name engine=vllm to
+    change those.
     """
     from meowtea.rollout.transformers import Transformers
     from meowtea.rollout.vllm import Vllm
 
-    common = dict(max_context=max_context, max_sequences=max_sequences, max_batch_tokens=max_batch_tokens)
-    if importlib.util.find_spec("vllm") is None or deterministic:
+    common = {"max_context": max_context, "max_sequences": max_sequences, "max_batch_tokens": max_batch_tokens}
+    if deterministic or importlib.util.find_spec("vllm") is None:
         return Transformers(policy, export, tokenizer, seed, deterministic, **common)
-    return Vllm(policy, export, tokenizer, seed, deterministic, **common, memory_share=0.3, cache_gib=2.0)
+    return Vllm(policy, export, tokenizer, seed, False, **common, dtype="auto", cache_gib=cache_gib, compile="auto")

@@ -87,3 +87,13 @@ def check_fits(prompt_ids: list[int], sampling: Sampling, max_context: int) -> N
             f"need {len(prompt_ids) + sampling.max_tokens}, but the engine holds {max_context}; "
             "raise engine.max_context, or lower the reply length or the number of turns"
         )
+
+
+def batch_problems(*, max_sequences: int, max_batch_tokens: int, **_: object) -> list[str]:
+    """Problems of the keys that engines have in common."""
+    if max_batch_tokens < max_sequences:
+        return [
+            f"max_batch_tokens: must be at least max_sequences, one token for each conversation of a step, "
+            f"got {max_batch_tokens} with max_sequences={max_sequences}"
+        ]
+    return []

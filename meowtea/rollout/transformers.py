@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge
 
-from meowtea.errors import ModelError
-from meowtea.rollout.engine import Completion, Sampling, check_fits
+from meowtea.errors import ConfigError, ModelError
+from meowtea.rollout.engine import Completion, Sampling, batch_problems, check_fits
 from meowtea.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ class Transformers:
         from meowtea.rollout.batcher import Batcher
         from meowtea.rollout.pump import Pump
 
+        if problems := self.problems(max_sequences=max_sequences, max_batch_tokens=max_batch_tokens):
+            raise ConfigError([f"engine.{problem}" for problem in problems])
         limit = getattr(policy.config, "max_position_embeddings", None)
         if limit is not None and max_context > limit:
             raise ModelError(f"engine.max_context: {max_context}, but the model reads at most {limit} tokens; lower it")
@@ -51,6 +53,10 @@ class Transformers:
         self._unseeded = 0
         self._batcher = Batcher(policy, max_context, max_sequences, max_batch_tokens)
         self._pump = Pump(self._batcher, deterministic)
+
+    @staticmethod
+    def problems(**keys: Any) -> list[str]:
+        return batch_problems(**keys)
 
     async def generate(self, prompt_ids: list[int], sampling: Sampling, session: str = "") -> Completion:
         check_fits(prompt_ids, sampling, self.max_context)

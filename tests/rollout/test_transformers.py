@@ -1,52 +1,14 @@
 """The embedded engine against plain transformers on tiny random models."""
 
-import asyncio
 import random
 
 import pytest
 import torch
-from tiny_rollout import make_policy
+from tiny_rollout import GREEDY, generate_all, make_engine, make_policy, plain_greedy, prompts
 
 from meowtea.errors import ModelError
 from meowtea.rollout.engine import Sampling
 from meowtea.rollout.slots import common_prefix
-from meowtea.rollout.transformers import Transformers
-
-GREEDY = Sampling(temperature=0, max_tokens=8)
-
-
-def make_engine(policy, deterministic=False, max_context=256, max_sequences=8, max_batch_tokens=512, seed=0):
-    return Transformers(
-        policy,
-        lambda: None,
-        None,
-        seed,
-        deterministic,
-        max_context=max_context,
-        max_sequences=max_sequences,
-        max_batch_tokens=max_batch_tokens,
-    )
-
-
-def prompts(count, low=3, high=60, seed=0):
-    generator = random.Random(seed)
-    return [[generator.randrange(400) for _ in range(generator.randint(low, high))] for _ in range(count)]
-
-
-def generate_all(engine, requests, sampling, sessions=None):
-    async def run():
-        names = sessions or [f"s{i}" for i in range(len(requests))]
-        return await asyncio.gather(
-            *(engine.generate(ids, sampling, name) for ids, name in zip(requests, names, strict=True))
-        )
-
-    return asyncio.run(run())
-
-
-def plain_greedy(policy, prompt, count):
-    ids = torch.tensor([prompt])
-    out = policy.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False)
-    return out[0, len(prompt) :].tolist()
 
 
 def full_logprobs(policy, prompt, reply, temperature=1.0):
@@ -56,8 +18,7 @@ def full_logprobs(policy, prompt, reply, temperature=1.0):
     return torch.log_softmax(logits[len(prompt) - 1 : -1] / temperature, -1)
 
 
-@pytest.mark.parametrize("max_batch_tokens", [1, 7, 512])
-@pytest.mark.parametrize("max_sequences", [2, 16])
+@pytest.mark.parametrize(("max_batch_tokens", "max_sequences"), [(1, 1), (2, 2), (7, 3), (16, 16), (512, 16)])
 def test_greedy_equals_generate_however_steps_are_cut(policy, max_batch_tokens, max_sequences):
     asked = prompts(6)
     engine = make_engine(policy, max_batch_tokens=max_batch_tokens, max_sequences=max_sequences)

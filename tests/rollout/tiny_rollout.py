@@ -1,6 +1,14 @@
 """Tiny models and tokenizers made on the spot: nothing is fetched."""
 
+import asyncio
+import random
+
 import torch
+
+from meowtea.rollout.engine import Sampling
+from meowtea.rollout.transformers import Transformers
+
+GREEDY = Sampling(temperature=0, max_tokens=8)
 
 SENTENCES = [
     "You are in the kitchen. You see a red key on the table and a wooden door.",
@@ -54,3 +62,37 @@ def make_policy(seed: int = 0, vocabulary: int = 400):
         pad_token_id=0,
     )
     return LlamaForCausalLM(config).eval()
+
+
+def make_engine(policy, deterministic=False, max_context=256, max_sequences=8, max_batch_tokens=512, seed=0):
+    return Transformers(
+        policy,
+        lambda: None,
+        None,
+        seed,
+        deterministic,
+        max_context=max_context,
+        max_sequences=max_sequences,
+        max_batch_tokens=max_batch_tokens,
+    )
+
+
+def prompts(count, low=3, high=60, seed=0):
+    generator = random.Random(seed)
+    return [[generator.randrange(400) for _ in range(generator.randint(low, high))] for _ in range(count)]
+
+
+def generate_all(engine, requests, sampling, sessions=None):
+    async def run():
+        names = sessions or [f"s{i}" for i in range(len(requests))]
+        return await asyncio.gather(
+            *(engine.generate(ids, sampling, name) for ids, name in zip(requests, names, strict=True))
+        )
+
+    return asyncio.run(run())
+
+
+def plain_greedy(policy, prompt, count):
+    ids = torch.tensor([prompt])
+    out = policy.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False)
+    return out[0, len(prompt) :].tolist()

@@ -54,7 +54,7 @@ class Display:
 
     def note(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, highlight=False)
 
     @contextmanager
     def bar(self, label: str, total: int | None = None) -> Iterator[Bar]:

@@ -105,7 +105,9 @@ class Part:
 
 
 class Whole:
-    def __init__(self, runtime: Any, given: int = 0, *, parts: list[Part], limit: Annotated[float, Gt(0)] | None = None):
+    def __init__(
+        self, runtime: Any, given: int = 0, *, parts: list[Part], limit: Annotated[float, Gt(0)] | None = None
+    ):
         self.parts, self.limit = parts, limit
 
     @staticmethod

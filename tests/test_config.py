@@ -129,7 +129,9 @@ class TestRunName:
         assert a == b and a.endswith("s1_learner.lr-1e-5_rollout.group-size-4")
 
     def test_differs_between_overrides_that_change_results(self):
-        assert run_name(choices(), ["learner.lr=1e-5"], self.seed) != run_name(choices(), ["learner.lr=1e-6"], self.seed)
+        assert run_name(choices(), ["learner.lr=1e-5"], self.seed) != run_name(
+            choices(), ["learner.lr=1e-6"], self.seed
+        )
 
     def test_leaves_out_what_cannot_change_results(self):
         told = ["tracking=wandb", "output_dir=/x", "checkpoint.every=3", "env_pool.workers=8", "env.workers=3"]

@@ -106,7 +106,7 @@ def test_the_lock_of_a_killed_process_is_free(config, tmp_path):
 
 def test_a_folder_that_cannot_be_written(config, tmp_path):
     (tmp_path / "outputs").write_text("a file, not a folder")
-    with pytest.raises(CheckpointError, match="output_dir: .* cannot be written"):
+    with pytest.raises(CheckpointError, match=r"output_dir: .* cannot be written"):
         Run.open(config)
 
 

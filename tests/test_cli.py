@@ -135,6 +135,14 @@ def test_users_add_their_own_files_with_config_dir(meowtea, tmp_path):
     assert "seed: 77" in done.stdout
 
 
+def test_an_unknown_root_key_in_a_file_is_rejected(meowtea, tmp_path):
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "x.yaml").write_text("# @package _global_\nsed: 77\n")
+    done = meowtea("check", "--config-dir", "mine", "experiment=x")
+    assert done.returncode == 1
+    assert "'sed'" in done.stderr and "experiment/x" in done.stderr and "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("line", "offered"),
     [

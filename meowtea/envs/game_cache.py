@@ -21,6 +21,7 @@ from meowtea.errors import DataError
 
 logger = logging.getLogger(__name__)
 
+MAKE_SECONDS = 600.0  # for one game, which usually takes one second; some options keep the generator busy for hours
 STALE_SECONDS = 3600.0  # a making folder this old belongs to a making that was killed
 
 
@@ -177,11 +178,14 @@ class Makers:
                 recipe = self._todo.pop()
             failure: DataError | None = None
             try:
-                worker.call("make", recipe)
+                worker.call("make", recipe, timeout=MAKE_SECONDS)
             except CallFailed as error:
                 failure = DataError(str(error))
             except (WorkerDied, WorkerTimeout) as error:
-                failure = DataError(f"making the {recipe.generator} game with seed {recipe.seed} failed: {error}")
+                failure = DataError(
+                    f"making the {recipe.generator} game with {recipe.options} and seed {recipe.seed} failed: {error}; "
+                    "change these options of env"
+                )
             with self._changed:
                 self._made += failure is None
                 self._failure = self._failure or failure

@@ -36,18 +36,14 @@ KINDS = {
         },
     ),
 }
+# One kind in every test run, the others with the slow tests.
+SOME_KINDS = [kind if kind == "custom" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
 
 
 @pytest.fixture(scope="session")
 def games_folder(tmp_path_factory) -> Path:
-    """Two test games of every kind, made once for the whole session."""
-    folder = tmp_path_factory.mktemp("games")
-    recipes = []
-    for kind in KINDS:
-        environment = make_textworld(kind, folder)
-        recipes += [environment.recipe(task) for task in environment.tasks("test", 2)]
-    environment.cache.prepare(recipes, workers=2)
-    return folder
+    """One cache for the whole session: a game takes about a second to make."""
+    return tmp_path_factory.mktemp("games")
 
 
 def make_textworld(kind: str, folder: Path, **changes):
@@ -58,7 +54,13 @@ def make_textworld(kind: str, folder: Path, **changes):
 @pytest.fixture
 def textworld_of(games_folder):
     """textworld_of(kind, **changes): an environment whose first two test games exist."""
-    return lambda kind, **changes: make_textworld(kind, games_folder, **changes)
+
+    def prepared(kind: str, **changes):
+        environment = make_textworld(kind, games_folder, **changes)
+        environment.prepare(environment.tasks("test", 2))
+        return environment
+
+    return prepared
 
 
 @pytest.fixture

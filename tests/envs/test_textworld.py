@@ -4,7 +4,7 @@ import random
 import shutil
 
 import pytest
-from conftest import KINDS, SEEDS, SHARED
+from conftest import KINDS, SEEDS, SHARED, SOME_KINDS, make_textworld
 from environment_contract import EnvironmentContract
 
 from meowtea.envs.story_file import GameFiles
@@ -16,7 +16,7 @@ from meowtea.types import Outcome
 pytestmark = pytest.mark.filterwarnings("ignore:Game .* is not fully supported")  # jericho knows commercial games only
 
 
-@pytest.mark.parametrize("kind", KINDS, scope="class")
+@pytest.mark.parametrize("kind", SOME_KINDS, scope="class")
 class TestGeneratedGames(EnvironmentContract):
     @pytest.fixture
     def environment(self, kind, textworld_of):
@@ -65,7 +65,7 @@ def test_observation_parts_stand_in_the_order_of_the_keys(textworld_of):
     assert rejected.observation.startswith("-= Kitchen =-") and "recognise" in rejected.observation
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SOME_KINDS)
 def test_no_status_line_banner_prompt_or_trace_is_shown(kind, textworld_of):
     environment = textworld_of(kind, hints="admissible", max_turns=50)
     dice = random.Random(0)
@@ -90,6 +90,7 @@ def test_clean_strips_a_status_line_with_any_score():
     assert clean(screen) == "Taken."
 
 
+@pytest.mark.slow
 def test_taking_the_wrong_treasure_loses(textworld_of):
     environment = textworld_of("treasure_hunter", hints="admissible")
     outcomes, dice = set(), random.Random(1)
@@ -159,15 +160,15 @@ def test_games_that_cannot_be_are_config_problems():
     assert cooking == ["take: 3 ingredients, but recipe_size is 2; lower take"]
 
 
-def test_test_foods_are_seen_in_the_test_split_only(textworld_of):
-    environment = textworld_of("tw-simple")
+def test_test_foods_are_seen_in_the_test_split_only(tmp_path):
+    environment = make_textworld("tw-simple", tmp_path)
     specs = {split: environment.tasks(split, 1)[0].spec["options"] for split in ("train", "demo", "test")}
     assert {split: options["test_foods"] for split, options in specs.items()} == {
         "train": False,
         "demo": False,
         "test": True,
     }
-    cooking = textworld_of("cooking")
+    cooking = make_textworld("cooking", tmp_path)
     assert [cooking.options(split)["foods"] for split in ("train", "demo", "validation", "test")] == [
         "train",
         "train",
@@ -182,7 +183,7 @@ def test_problems_of_a_folder(game_folder):
     twice = folder_environment(test_folder=str(game_folder), train_folder=f"{game_folder}/../{game_folder.name}")
     assert "same folder" in GameFolder.problems(**vars(twice))[0]
     assert GameFolder.problems(**vars(folder_environment()))[0].startswith("test_folder: no split has a folder")
-    with pytest.raises(DataError, match="env.demo_folder is not set"):
+    with pytest.raises(DataError, match=r"env\.demo_folder is not set"):
         folder_environment(test_folder=str(game_folder)).tasks("demo", 1)
 
 
@@ -209,6 +210,7 @@ def test_a_damaged_game_of_a_folder_is_one_clear_error(game_folder, damage):
             use()
 
 
+@pytest.mark.slow
 def test_a_game_without_a_quest_is_refused(tmp_path):
     import textworld
 
@@ -222,7 +224,7 @@ def test_a_game_without_a_quest_is_refused(tmp_path):
 
 
 def test_files_of_an_undamaged_game_pass(textworld_of):
-    environment = textworld_of("cooking")
+    environment = textworld_of("custom")
     files = environment.files(environment.tasks("test", 1)[0])
     assert isinstance(files, GameFiles)
     files.check()

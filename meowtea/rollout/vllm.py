@@ -203,6 +203,7 @@ class Backend:
             self._asleep.discard("weights")
         try:
             self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
+            self._engine.apply_model(repack_heads)
         except (KeyError, AssertionError, ValueError, RuntimeError) as error:
             raise ModelError(
                 f"engine=vllm: cannot load the weights ({type(error).__name__}: {str(error)[:200]}); "
@@ -231,6 +232,18 @@ class Backend:
             self._engine.abort_request(names)
         for name in names:
             del self._requests[name]
+
+
+def repack_heads(model: Any) -> None:
+    """Bring the output heads up to date. On CPU vLLM computes with packed copies of the weights, and a reload
+    makes a new copy only of layers that are loaded by name: a head tied to the embeddings is not (seen in 0.32)."""
+    import torch
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, ParallelLMHead):
+                module.quant_method.process_weights_after_loading(module)
 
 
 def completion(output: Any) -> Completion:

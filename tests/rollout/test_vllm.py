@@ -77,7 +77,7 @@ def talk(engine, chat, episodes, turns, temperature=0.0):
 def logprobs_and_gaps(policy, prompt, ids, temperature=1.0):
     """Of each sampled token: its logprob by a full forward pass, and how far the second best token is behind."""
     with torch.no_grad():
-        logits = policy(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1].float() / temperature
+        logits = policy(torch.tensor([prompt + ids]), logits_to_keep=len(ids) + 1).logits[0, :-1].float() / temperature
     best = logits.topk(2).values
     taken = torch.log_softmax(logits, -1).gather(1, torch.tensor(ids)[:, None])[:, 0]
     return taken, best[:, 0] - best[:, 1]

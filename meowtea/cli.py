@@ -73,6 +73,8 @@ def _run_hydra(command: str, words: list[str]) -> int:
     from meowtea.config import conf_dir, register_schemas
     from meowtea.overrides import prepare
 
+    if not sys.stderr.isatty():  # bars of transformers would fill log files with control characters
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     config_name = "train" if command == "check" else command
     flags, overrides = _split(words)
     if "-sc" not in flags and "--shell-completion" not in flags:
@@ -128,7 +130,7 @@ def _train(config: DictConfig) -> int:
         from meowtea.train.main import train
 
         train(config, run)
-        return 128 + run.stop_signal if run.stop_signal else 0
+        return 128 + run.stop_signal if run.stop_requested and not run.finished else 0
 
 
 def _evaluate(config: DictConfig) -> int:

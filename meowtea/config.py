@@ -136,7 +136,8 @@ def result_name(choices: Mapping[str, str | None], overrides: Sequence[str], con
     parts = [str(choices[head]) for head in ("env", "model") if choices.get(head) not in (None, "from_run")]
     if config.checkpoint is not None:
         parts.append(config.checkpoint)
-    return _name([*parts, config.evaluation.split, f"s{config.seed}"], {*GROUPS["eval"], "seed"}, overrides)
+    told = {*GROUPS["eval"], "seed", "deterministic"}
+    return _name([*parts, config.evaluation.split, f"s{config.seed}"], told, overrides)
 
 
 def _name(parts: Sequence[str], told: set[str], overrides: Sequence[str]) -> str:

@@ -19,7 +19,6 @@ TOLD = (
     ("validation/success", "validation {:.0%}"),
     ("reward/mean", "reward {:.2f}"),
     ("sft/loss", "loss {:.3f}"),
-    ("sft/nll", "loss {:.3f}"),
     ("budget/spent", "spent {:g}"),
     ("speed/sampled_tokens_per_second", "sampled {:.0f} tok/s"),
     ("speed/learner_tokens_per_second", "learned {:.0f} tok/s"),

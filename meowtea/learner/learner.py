@@ -68,9 +68,8 @@ class Learner:
         self.offload_reference = offload_reference
         self.policy: Any = model.policy()
         self.tokenizer = model.tokenizer()
-        self.updater = Updater(
-            max_tokens_per_microbatch, share_prefixes, max_grad_norm, max_bad_updates, self.policy.device
-        )
+        limits = (max_tokens_per_microbatch, share_prefixes, max_grad_norm, max_bad_updates)
+        self.updater = Updater(*limits, self.policy.device, self.policy.dtype)
         self.gradient_checkpointing = gradient_checkpointing
         if gradient_checkpointing:
             from meowtea.learner.attention import checkpoint_layers

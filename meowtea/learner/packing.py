@@ -26,26 +26,27 @@ MAX_WASTE = 1.2  # scores computed in a bucket, over those of its items alone
 class Bucket:
     """Attention items of similar size. Each item is a run of new queries of one sequence and all keys up to its end.
 
-    query_IL, key_IM: slots in U, padded with 0. hidden_ILM: True where a query must not see a key (future or padding).
-    real_IL: True where query_IL is not padding.
+    query_IL: slots in U of the L queries of each item, U for padding. key_IM: slots of the M keys, 0 for padding.
+    bias_ILM: added to the scores, -inf where a query must not see a key (future or padding), else 0.
     """
 
     query_IL: Tensor
     key_IM: Tensor
-    hidden_ILM: Tensor
-    real_IL: Tensor
+    bias_ILM: Tensor
 
 
 @dataclass
 class Packing:
     """token_U, position_U: the unique tokens. slot_T: where in U each token of the batch stands.
 
-    buckets: who attends to what; every slot is the query of exactly one item.
+    buckets: who attends to what; every slot is the query of exactly one item. owner_U: which one, counted over the
+    padded queries (I*L) of all buckets. longest: tokens of the longest sequence.
     """
 
     token_U: Tensor
     position_U: Tensor
     slot_T: Tensor
+    owner_U: Tensor
     buckets: list[Bucket]
     longest: int
 
@@ -72,22 +73,27 @@ class Packing:
             for start in range(shared, length, QUERY_BLOCK):
                 items.append((start, min(start + QUERY_BLOCK, length), slots))
             previous, previous_slots = sequences[n], slots
+        buckets = [make_bucket(group, padding=used) for group in group_items(items)]
+        query_Q = torch.cat([bucket.query_IL.flatten() for bucket in buckets])
+        owner_U = torch.empty(used + 1, dtype=torch.long)
+        owner_U[query_Q] = torch.arange(len(query_Q))
         return cls(
             token_U=torch.from_numpy(np.concatenate(tokens)),
             position_U=torch.from_numpy(np.concatenate(positions)),
             slot_T=torch.from_numpy(slot_T),
-            buckets=[make_bucket(group) for group in group_items(items)],
+            owner_U=owner_U[:used],
+            buckets=buckets,
             longest=max(len(sequence) for sequence in sequences),
         )
 
-    def to(self, device: torch.device) -> Packing:
-        if device.type == "cpu":
-            return self
+    def to(self, device: torch.device, dtype: torch.dtype) -> Packing:
+        """On `device`, with biases in the dtype of the attention scores."""
         return Packing(
             self.token_U.to(device),
             self.position_U.to(device),
             self.slot_T.to(device),
-            [Bucket(**{k: v.to(device) for k, v in vars(bucket).items()}) for bucket in self.buckets],
+            self.owner_U.to(device),
+            [Bucket(b.query_IL.to(device), b.key_IM.to(device), b.bias_ILM.to(device, dtype)) for b in self.buckets],
             self.longest,
         )
 
@@ -119,16 +125,16 @@ def group_items(items: Sequence[Item]) -> list[list[Item]]:
     return groups
 
 
-def make_bucket(items: Sequence[Item]) -> Bucket:
+def make_bucket(items: Sequence[Item], padding: int) -> Bucket:
     queries, keys = max(end - start for start, end, _ in items), max(end for _, end, _ in items)
-    query_IL = np.zeros((len(items), queries), dtype=np.int64)
+    query_IL = np.full((len(items), queries), padding, dtype=np.int64)
     key_IM = np.zeros((len(items), keys), dtype=np.int64)
-    # a padding query sees every key: its output is dropped, and no row of scores is all hidden
-    depth_IL = np.full((len(items), queries), keys)
+    # the last key each query sees; a padding query sees all, so that no row is hidden altogether
+    last_IL = np.full((len(items), queries), keys)
     for i, (start, end, slots) in enumerate(items):
         query_IL[i, : end - start] = slots[start:end]
         key_IM[i, :end] = slots[:end]
-        depth_IL[i, : end - start] = np.arange(start, end)
-    hidden_ILM = np.arange(keys)[None, None] > depth_IL[:, :, None]
-    real_IL = np.arange(queries)[None] < np.array([end - start for start, end, _ in items])[:, None]
-    return Bucket(*(torch.from_numpy(array) for array in (query_IL, key_IM, hidden_ILM, real_IL)))
+        last_IL[i, : end - start] = np.arange(start, end)
+    hidden_ILM = np.arange(keys)[None, None] > last_IL[:, :, None]
+    bias_ILM = np.where(hidden_ILM, np.float32("-inf"), np.float32(0))
+    return Bucket(torch.from_numpy(query_IL), torch.from_numpy(key_IM), torch.from_numpy(bias_ILM))

@@ -29,12 +29,13 @@ class Updater:
     max_grad_norm: float
     max_bad_updates: int
     device: torch.device
+    dtype: torch.dtype
 
     def micro_batches(self, batch: TokenBatch) -> Iterator[tuple[TokenBatch, Packing, Tensor]]:
         """Micro-batches on the device, their packing, and where their action tokens stand in `batch`."""
         for micro, rows in micro_batches(batch, self.max_tokens, self.share_prefixes):
             packing = Packing.of(micro, self.share_prefixes)
-            yield micro.to(self.device), packing.to(self.device), rows
+            yield micro.to(self.device), packing.to(self.device, self.dtype), rows
 
     def update(
         self,

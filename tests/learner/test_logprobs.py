@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny import model_at, one_by_one, play
 
+import meowtea.learner.attention as attention
 import meowtea.learner.logprobs as logprobs
 from meowtea.batch import TokenBatch
 from meowtea.errors import ModelError
@@ -40,14 +41,21 @@ def test_logprobs_entropies_and_gradients_equal_one_by_one_passes(folders, famil
         assert (found[name] - expected[name]).norm() < 1e-4 * expected[name].norm(), name
 
 
-def test_long_sequences_are_split_into_query_blocks(folders):
+def test_long_sequences_are_split_into_query_blocks(folders, monkeypatch):
     policy = model_at(folders["llama"]).policy()
     trajectories = play(groups=1, episodes=2)
     for trajectory in trajectories:
         trajectory.turns[1].context_ids = [(7 * i) % 250 + 3 for i in range(300)]
     batch = TokenBatch.pack(trajectories)
-    with torch.no_grad():
-        assert (action_logprobs(policy, batch, Packing.of(batch))[0] - one_by_one(policy, batch)[0]).abs().max() < 1e-4
+    plain = one_by_one(policy, batch)[0]
+    expected = gradients(policy, plain.sum())
+    for keep_keys in (0, 1000):  # attention weights recomputed, and kept
+        monkeypatch.setattr(attention, "KEEP_KEYS", keep_keys)
+        logprob_A, _ = action_logprobs(policy, batch, Packing.of(batch))
+        found = gradients(policy, logprob_A.sum())
+        assert (logprob_A - plain).abs().max() < 1e-4
+        for name in expected:
+            assert (found[name] - expected[name]).norm() < 1e-4 * expected[name].norm(), name
 
 
 def test_chunks_of_the_vocabulary_change_nothing(folders, batch, monkeypatch):

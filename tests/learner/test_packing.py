@@ -38,13 +38,14 @@ def test_every_slot_is_the_query_of_one_item_and_sees_exactly_its_past(batch):
     seen = torch.zeros(len(packing.token_U), dtype=torch.long)
     for bucket in packing.buckets:
         for i in range(len(bucket.query_IL)):
-            for query, visible in zip(
-                bucket.query_IL[i][bucket.real_IL[i]], ~bucket.hidden_ILM[i][bucket.real_IL[i]], strict=True
-            ):
+            real = bucket.query_IL[i] < len(seen)
+            for query, bias in zip(bucket.query_IL[i][real], bucket.bias_ILM[i][real], strict=True):
                 seen[query] += 1
-                keys = bucket.key_IM[i][visible]
+                keys = bucket.key_IM[i][bias == 0]
                 assert keys[-1] == query
                 assert packing.position_U[keys].tolist() == list(range(len(keys)))
+    queries = torch.cat([bucket.query_IL.flatten() for bucket in packing.buckets])
+    assert queries[packing.owner_U].tolist() == list(range(len(seen)))
     assert (seen == 1).all()
 
 

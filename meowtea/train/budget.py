@@ -109,7 +109,7 @@ class TaskCursor:
         """Indices of the next games; the last deal may be shorter."""
         from random import Random
 
-        dealt = []
+        dealt: list[int] = []
         while len(dealt) < wanted and not self.finished:
             order = list(range(self.count))
             Random(f"{self.seed}/{self.pass_number}").shuffle(order)

@@ -86,7 +86,7 @@ def read_demonstrations(path: Path, chat: Chat) -> list[Trajectory]:
     if not path.exists():
         raise DataError(f"sft.demonstrations: {path} does not exist; give a .jsonl file, a folder of them, or null")
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
-    trajectories = []
+    trajectories: list[Trajectory] = []
     for file in files:
         with file.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
@@ -122,7 +122,7 @@ def from_messages(messages: list[dict[str, str]], chat: Chat, name: str, index: 
     system = messages[0]["content"] if messages[0]["role"] == "system" else None
     talk = messages[1:] if system is not None else messages
     conversation = chat.start(system)
-    turns = []
+    turns: list[Turn] = []
     for user, assistant in zip(talk[::2], talk[1::2], strict=True):
         context_ids = conversation.user(user["content"])
         action_ids = chat.encode_reply(assistant["content"])

@@ -10,7 +10,7 @@ from meowtea.train.budget import Spending, Stopwatch, TaskCursor
 from meowtea.train.player import Player
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from omegaconf import DictConfig
 
@@ -43,7 +43,7 @@ class Progress:
 
 
 class StopRequested(Exception):
-    """A signal asked the run to end; everything is saved."""
+    """A signal asked the run to end. Raised where progress and weights agree, so that it can be saved as it is."""
 
 
 class Experiment(Player):
@@ -126,12 +126,21 @@ class Experiment(Player):
         self.checkpoints.save(self.progress.step, state, export=self.learner.export)
 
     def save_if_due(self) -> None:
-        """After every step: save when it is time, and when a signal asked for the end."""
+        """After every step: save when it is time. Raises StopRequested when a signal asked for the end."""
         if self.run.stop_requested:
-            self.save()
             raise StopRequested
         if self.checkpoints.due(self.progress.step):
             self.save()
+
+    def watch(self, show: Callable[[Trajectory], None]) -> Callable[[Trajectory], None]:
+        """`show` every episode that ends, and break off what is being played when a signal asked for the end."""
+
+        def on_episode(trajectory: Trajectory) -> None:
+            show(trajectory)
+            if self.run.stop_requested:
+                raise StopRequested
+
+        return on_episode
 
     # -- records ------------------------------------------------------------------------------------------------
 
@@ -141,9 +150,9 @@ class Experiment(Player):
 
     def record(self, metrics: dict[str, float]) -> None:
         """One line of metrics.jsonl, and the same to the tracker."""
-        metrics = {"stage": self.progress.stage, **metrics, **self.progress.spending.metrics(self.budget)}
-        self.run.write_metrics(self.progress.step, metrics)
-        self.tracker.log(self.progress.step, metrics)
+        line = {"stage": self.progress.stage, **metrics, **self.progress.spending.metrics(self.budget)}
+        self.run.write_metrics(self.progress.step, line)
+        self.tracker.log(self.progress.step, line)
 
     def validate(self, label: str) -> dict[str, float]:
         """Play the validation panel with the weights as they are now; its metrics."""
@@ -159,7 +168,9 @@ class Experiment(Player):
         self.publish()
         play = self.evaluator.validate if kind == "validation" else self.evaluator.test
         with self.display.bar(f"{kind}: {label}") as bar:
-            evaluation, trajectories = self.wait(play(label, bar.episode))
+            # A validation belongs to a step that is not recorded yet: that one is played to its end.
+            on_episode = bar.episode if kind == "validation" else self.watch(bar.episode)
+            evaluation, trajectories = self.wait(play(label, on_episode))
         self.record_evaluation(kind, evaluation, trajectories)
         self.display.note(evaluation.sentence())
         return evaluation

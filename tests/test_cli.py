@@ -167,3 +167,21 @@ def test_eval_takes_the_config_of_a_run_unless_told_otherwise(meowtea, tmp_path)
     other = meowtea("eval", "--cfg", "job", "run=outputs/r", "env=textworld/w4-o6-q8", "evaluation.temperature=0")
     assert "Toy" not in other.stdout and "quest_length: 8" in other.stdout
     assert "  temperature: 0\n" in other.stdout and "group_size: 3" in other.stdout
+
+
+@pytest.mark.slow
+def test_a_training_sweep_makes_a_run_folder_for_each_job(meowtea, tmp_path):
+    words = ("train", "--multirun", "debug=tiny", "evaluation.baseline=false", "seed=1,2")
+    done = meowtea(*words, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    folders = sorted(path for path in (tmp_path / "outputs").iterdir() if path.name != ".multirun")
+    assert [path.name.count(f"_s{seed}_") for seed, path in enumerate(folders, 1)] == [1, 1]
+    assert all(json.loads((folder / "state.json").read_text())["finished"] for folder in folders)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["outputs"]
+
+
+@pytest.mark.slow
+def test_a_config_error_while_training_is_one_message(meowtea):
+    done = meowtea("train", "debug=tiny", "model.name=./nowhere")
+    assert done.returncode == 1
+    assert done.stderr.strip() == "ModelError: model.name: the folder './nowhere' does not exist"

@@ -44,6 +44,9 @@ class WorkerGames:
         if number in self.games:
             self.games.pop(number).close()
 
+    def count(self) -> int:
+        return len(self.games)
+
 
 @dataclass
 class Record:
@@ -213,8 +216,10 @@ class EnvPool:
         slot.open_games += 1
         try:
             first = await slot.submit(slot.open, record)
-        except BaseException:
+        except BaseException:  # also cancelled: the worker may hold the game, or come to hold it
             slot.open_games -= 1
+            if not self.closed:
+                slot.thread.submit(slot.close, record)
             raise
         return Game(self, slot, record, first)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from meowtea.envs.player_command import plain_command
 from meowtea.envs.story_file import GameFiles
 from meowtea.errors import DataError
-from meowtea.types import Outcome, Step
+from meowtea.types import Outcome, Step, Task
 
 if TYPE_CHECKING:
     from textworld.core import Environment, GameState
@@ -33,24 +33,33 @@ def clean(text: str) -> str:
 
 
 class TextWorldGame:
-    """Plays one game file after another (the TextEnv protocol, with a file for a task)."""
+    """Plays one game after another. (The TextEnv protocol.)"""
 
-    def __init__(self, first: Sequence[FirstPart], following: Sequence[NextPart], admissible: bool):
-        """first, following: the parts of the observation after reset and after a command, in order.
+    def __init__(
+        self,
+        files: Callable[[Task], GameFiles],
+        first: Sequence[FirstPart],
+        following: Sequence[NextPart],
+        admissible: bool,
+    ):
+        """files: where the game of a task lies.
+
+        first, following: the parts of the observation after reset and after a command, in order.
 
         admissible: whether to list the admissible commands, which costs about a quarter of the speed.
         """
-        self.first, self.following, self.admissible = first, following, admissible
+        self.files, self.first, self.following, self.admissible = files, first, following, admissible
         self._env: Environment | None = None
         self._state: GameState | None = None
         self._outcome: Outcome | None = None
         self._walkthrough: list[str] = []
         self._policy_length = 0
 
-    def start(self, files: GameFiles) -> Step:
-        """Start the game. Errors: DataError naming a file that is missing or damaged."""
+    def reset(self, task: Task) -> Step:
+        """Start the game. Errors: DataError naming a file that is missing, damaged or without a quest."""
         import textworld
 
+        files = self.files(task)
         files.check()
         self.close()
         wanted = textworld.EnvInfos(

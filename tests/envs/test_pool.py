@@ -155,6 +155,24 @@ def test_games_stay_with_the_worker_that_held_the_fewest(toy_of, pool_of):
     assert asyncio.run(run()) == ([0, 1, 2, 0, 1, 2], [1, 1])
 
 
+def test_a_cancelled_opening_leaves_no_game_behind(toy_of, pool_of):
+    toy = toy_of()
+    pool = pool_of(toy)
+    held = []
+
+    async def run():
+        opening = asyncio.create_task(pool.open(toy.tasks("train", 1)[0]))
+        await asyncio.sleep(0)  # submitted; the worker is still starting
+        opening.cancel()
+        await asyncio.wait([opening])
+        slot = pool._slots[0]
+        held.append(await slot.submit(slot._call, "count"))
+        return slot.open_games
+
+    assert asyncio.run(run()) == 0
+    assert held == [0]
+
+
 def test_misuse_is_an_error_and_not_a_failure(toy_of, pool_of):
     toy = toy_of()
     pool = pool_of(toy)

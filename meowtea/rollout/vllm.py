@@ -56,7 +56,9 @@ class Vllm:
         cache_gib: Annotated[float, Gt(0)],
         compile: bool | Literal["auto"],
     ):
-        problems = self.problems(max_sequences=max_sequences, max_batch_tokens=max_batch_tokens)
+        problems = self.problems(
+            max_context=max_context, max_sequences=max_sequences, max_batch_tokens=max_batch_tokens
+        )
         if deterministic:
             problems.append("deterministic: vLLM's batches depend on timing; use engine=transformers")
         if problems:
@@ -81,7 +83,13 @@ class Vllm:
 
     @staticmethod
     def problems(**keys: Any) -> list[str]:
-        return batch_problems(**keys)
+        found = batch_problems(**keys)
+        if keys["max_batch_tokens"] < keys["max_context"]:
+            found.append(
+                f"max_batch_tokens: must be at least max_context ({keys['max_context']}), since vLLM may have to read "
+                f"a prompt in one step, got {keys['max_batch_tokens']}"
+            )
+        return found
 
     async def generate(self, prompt_ids: list[int], sampling: Sampling, session: str = "") -> Completion:
         check_fits(prompt_ids, sampling, self.max_context)
@@ -142,7 +150,9 @@ class Backend:
             options = options | {"enable_sleep_mode": True, "gpu_memory_utilization": 0.9 * free / total}
         else:
             # Only whole blocks are cached, and 128 tokens, the default on CPU, are more than most turns have.
-            options = options | {"block_size": 32}
+            # Prompts are read whole: vLLM 0.32 winds back the random numbers of a request whose prompt it reads in
+            # pieces, and that fails with CPU generators.
+            options = options | {"block_size": 32, "enable_chunked_prefill": False}
         try:
             arguments = EngineArgs(
                 **options,

@@ -26,8 +26,15 @@ def test_deterministic_vllm_is_a_config_problem():
 
 def test_fewer_batch_tokens_than_conversations_is_a_config_problem():
     keys = KEYS | {"max_batch_tokens": 8}
-    assert Vllm.problems(**keys, dtype="auto") == Transformers.problems(**keys)
-    assert "at least max_sequences" in Vllm.problems(**keys)[0]
+    [few] = Transformers.problems(**keys)
+    assert few.startswith("max_batch_tokens: must be at least max_sequences")
+    assert Vllm.problems(**keys, dtype="auto")[0] == few
+
+
+def test_vllm_must_be_able_to_read_a_whole_prompt_in_a_step():
+    assert Vllm.problems(**KEYS, dtype="auto") == []
+    [problem] = Vllm.problems(**(KEYS | {"max_batch_tokens": 300}), dtype="auto")
+    assert problem.startswith("max_batch_tokens: must be at least max_context (512)")
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +125,17 @@ def test_a_seed_repeats_a_reply(engines, smollm):
     assert first.ids == second.ids != other.ids
     [third] = generate_all(engines[1], [prompt], Sampling(temperature=1.0, max_tokens=12, seed=6))
     assert third.ids != first.ids
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+def test_more_prompt_tokens_than_fit_into_a_step(engines, smollm):
+    """Seeded requests whose prompts cannot all be read at once."""
+    prompt = smollm[2].encode("A house with many rooms. " * 30)
+    asked = [prompt[i:] for i in range(12)]
+    assert sum(map(len, asked)) > KEYS["max_batch_tokens"]
+    completions = generate_all(engines[1], asked, Sampling(temperature=1.0, max_tokens=3, seed=1))
+    assert [len(completion.ids) for completion in completions] == [3] * 12
 
 
 @pytest.mark.slow

@@ -45,6 +45,7 @@ def train(cfg: DictConfig, run: Run) -> None:
                 x.test("after RL")
                 x.enter("done")
         except StopRequested:
+            x.save()
             x.display.note(f"stopped by a signal at step {x.progress.step}, saved; the same command goes on")
             return
         x.learner.export(run.folder / "policy")

@@ -25,6 +25,7 @@ class Player:
 
     def __init__(self, cfg: DictConfig, closing: ExitStack, policy_folder: Path | None = None):
         from hydra.utils import instantiate
+        from transformers.utils import logging as transformers_logging
 
         from meowtea.display import Display
         from meowtea.envs.pool import EnvPool
@@ -32,6 +33,7 @@ class Player:
         from meowtea.rollout.build import build_engine
         from meowtea.rollout.chat import Chat
 
+        transformers_logging.disable_progress_bar()  # ours are enough
         self.cfg, self.seed, self.policy_folder = cfg, int(cfg.seed), policy_folder
         self.display = closing.enter_context(Display())
         self.loop = closing.enter_context(asyncio.Runner())

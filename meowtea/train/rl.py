@@ -64,7 +64,8 @@ def reinforce(x: Experiment) -> None:
             x.progress.cursor = x.cursor.position
             spend(x, played, batch, clock)
             metrics |= rollout_metrics(played, usable)
-            metrics["time/annotate"] = metrics.pop("learner/annotate_seconds")
+            for name in [name for name in metrics if name.endswith("seconds")]:
+                metrics[f"time/{name.removesuffix('_seconds').removesuffix('/seconds')}"] = metrics.pop(name)
             metrics |= {"time/act": acting_seconds, "time/learn": learning.seconds}
             metrics["speed/sampled_tokens_per_second"] = metrics["rollout/action_tokens"] / max(acting_seconds, 1e-9)
             metrics["speed/learner_tokens_per_second"] = len(batch.token_T) / max(learning.seconds, 1e-9)
@@ -87,7 +88,7 @@ def act(x: Experiment, games: Sequence[Task]) -> list[Trajectory]:
         first = 1 + max((t.group for t in kept), default=-1)
         jobs = [Job(job.task, job.group + first, job.episode) for job in jobs]
         seed = derive_seed(x.seed, "rollout", x.progress.rl_step, attempt)
-        played = x.wait(x.collector.collect(jobs, x.collector.sampling(), seed, x.display.episode))
+        played = x.wait(x.collector.collect(jobs, x.collector.sampling(), seed, x.watch(x.display.episode)))
         last = attempt == x.collector.refill or x.cursor.finished
         if last:
             return kept + played

@@ -9,7 +9,7 @@ POINTS = [(0, 1000), (20, 800), (40, 600), (60, 400), (80, 200), (100, 0)]  # th
 
 
 def budget(**changes):
-    keys = dict(total=1000, demo_cost=10, episode_cost=1, sft_share=0.6, epochs=1, minutes=None)
+    keys = {"total": 1000, "demo_cost": 10, "episode_cost": 1, "sft_share": 0.6, "epochs": 1, "minutes": None}
     return Budget(**{**keys, **changes})
 
 
@@ -21,7 +21,7 @@ def test_the_papers_points_buy_what_their_names_say(demos, games):
 
 
 def test_a_budget_that_buys_nothing_is_a_problem():
-    keys = dict(total=5, demo_cost=10, episode_cost=10, sft_share=0.5, epochs=1, minutes=None)
+    keys = {"total": 5, "demo_cost": 10, "episode_cost": 10, "sft_share": 0.5, "epochs": 1, "minutes": None}
     assert any(p.startswith("total:") for p in Budget.problems(**keys))
     assert any(p.startswith("sft_share:") for p in Budget.problems(**keys))
     assert Budget.problems(**{**keys, "total": 100}) == []

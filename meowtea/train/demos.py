@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from meowtea.envs.base import EnvFailure
 from meowtea.errors import DataError
 from meowtea.rollout.collect import History, gather
 from meowtea.types import Outcome, Step, Task, Trajectory, Turn
@@ -26,6 +27,15 @@ async def demonstrate(
     """
 
     async def play(index: int, task: Task) -> Trajectory:
+        try:
+            return await demonstration(index, task)
+        except EnvFailure as failure:
+            raise DataError(
+                f"the demonstration of {task.id} broke ({failure}); run the same command again, "
+                "or raise env_pool.retries or env_pool.call_timeout"
+            ) from failure
+
+    async def demonstration(index: int, task: Task) -> Trajectory:
         game = await pool.open(task)
         try:
             plan = await game.walkthrough()

@@ -65,7 +65,7 @@ def untimed(path):
 
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo", "rloo", "reinforce_pp"])
 def test_every_algorithm_runs_from_start_to_end(tmp_path, algorithm):
-    done = train(tmp_path, f"algorithm={algorithm}", "budget.total=12")
+    train(tmp_path, f"algorithm={algorithm}", "budget.total=12")
     run = tmp_path / "run"
     metrics = lines(run / "metrics.jsonl")
     assert [row["step"] for row in metrics] == [1, 2, 3, 4]  # 3 demonstrations, 6 games, 2 a step
@@ -180,13 +180,14 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path):
 def test_broken_episodes_are_counted_and_never_learned_from(tmp_path):
     faults = tmp_path / "faults"
     faults.mkdir()
-    fault = ["env.fault=kill", "env.fault_turn=2", "env.fault_times=3", f"env.fault_folder={faults}"]
-    done = train(tmp_path, "algorithm=rloo", "env_pool.retries=0", "evaluation.baseline=false", *fault)
+    fault = ["env.fault=kill", "env.fault_turn=2", "env.fault_times=1", f"env.fault_folder={faults}"]
+    sft_keys = ["sft.batch_size=DEFAULT", "sft.epochs=DEFAULT", "budget.demo_cost=DEFAULT", "budget.sft_share=0"]
+    train(tmp_path, "algorithm=rloo", "env_pool.retries=0", "evaluation.baseline=false", *sft_keys, *fault)
     run = tmp_path / "run"
     played = [e for path in (run / "trajectories").glob("train-*.jsonl") for e in lines(path)]
     broken = [e for e in played if e["outcome"] == "env_error"]
     metrics = lines(run / "metrics.jsonl")
-    assert metrics[-1]["budget/broken_episodes"] == len(broken)
+    assert metrics[-1]["budget/broken_episodes"] == len(broken) > 0
     assert all(e["rewards"] == [] for e in broken)
     assert metrics[-1]["budget/episodes"] == len(played)
 
@@ -200,6 +201,9 @@ def test_when_every_episode_breaks_the_run_says_why(tmp_path):
         "env_pool.retries=0",
         "evaluation.baseline=false",
         "budget.sft_share=0",
+        "sft.batch_size=DEFAULT",
+        "sft.epochs=DEFAULT",
+        "budget.demo_cost=DEFAULT",
         status=1,
     )
     assert "none of the 4 episodes" in done.stderr and "told to raise" in done.stderr

@@ -30,18 +30,19 @@ def packed_attention(
     attention_mask: Tensor | None,
     scaling: float,
     packing: Packing,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """query (1, heads, U, D), key and value (1, kv heads, U, D) -> (1, U, heads, D).
 
-    Raises ModelError for what this attention does not do: a window shorter than the sequences, capped scores.
+    Raises ModelError for what this attention does not do: windows shorter than the sequences, capped scores, sinks.
     """
-    if softcap is not None or (sliding_window is not None and sliding_window < packing.longest):
+    asked = [name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]
+    if (kwargs.get("sliding_window") or packing.longest) < packing.longest:
+        asked.append("sliding_window")
+    if asked:
         raise ModelError(
-            f"{type(module).__name__}: sliding windows shorter than the sequences and capped attention scores are not "
-            "supported by the learner; choose a model with full attention (Llama, Qwen2, Qwen3)"
+            f"{type(module).__name__}: the learner's attention has no {' and no '.join(asked)}; choose a model with "
+            "full attention (Llama, Qwen2, Qwen3), or shorter episodes than its window"
         )
     q_UHD, k_UGD, v_UGD = (states[0].transpose(0, 1) for states in (query, key, value))
     return PackedAttention.apply(q_UHD, k_UGD, v_UGD, packing, scaling)[None], None

@@ -58,6 +58,7 @@ class Learner:
     ):
         import torch
 
+        from meowtea.learner.logprobs import check_architecture
         from meowtea.learner.updater import Updater
 
         if threads is not None:
@@ -67,6 +68,7 @@ class Learner:
         self.adamw = {"beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
         self.offload_reference = offload_reference
         self.policy: Any = model.policy()
+        check_architecture(self.policy)
         self.tokenizer = model.tokenizer()
         limits = (max_tokens_per_microbatch, share_prefixes, max_grad_norm, max_bad_updates)
         self.updater = Updater(*limits, self.policy.device, self.policy.dtype)

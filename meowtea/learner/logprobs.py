@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from meowtea.batch import TokenBatch
+from meowtea.errors import ModelError
 from meowtea.learner.attention import packed
 from meowtea.learner.packing import Packing
 
@@ -50,6 +51,22 @@ def action_logprobs(
     ]
     logprob_A = torch.cat([logprob for logprob, _ in parts])
     return logprob_A, torch.cat([entropy for _, entropy in parts]) if with_entropy else None
+
+
+@torch.no_grad()
+def check_architecture(policy: PreTrainedModel) -> None:
+    """Raise ModelError unless the model's logits are its vocabulary projection of its last hidden states.
+
+    Some architectures scale or cap their logits; action_logprobs would be silently wrong for them.
+    """
+    ids = torch.arange(3, 15, device=policy.device)[None]
+    hidden = policy.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    projected = policy.get_output_embeddings()(hidden)
+    if not torch.allclose(projected, policy(input_ids=ids, use_cache=False).logits, rtol=0.01, atol=0.01):
+        raise ModelError(
+            f"{type(policy).__name__}: it changes its logits after the vocabulary projection, which the learner does "
+            "not do; choose a Llama, Qwen2 or Qwen3 model"
+        )
 
 
 def chunk_logprobs(

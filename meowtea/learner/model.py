@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -84,9 +86,10 @@ class Model:
         if not (folder / "config.json").is_file():
             raise ModelError(f"{folder}: no model here (config.json is missing); give a folder in Hugging Face format")
         try:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=self.compute_dtype(), output_loading_info=True
-            )
+            with quiet_loading():
+                loaded: Any = AutoModelForCausalLM.from_pretrained(
+                    folder, dtype=self.compute_dtype(), output_loading_info=True
+                )
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"{folder}: the model cannot be loaded ({_first_line(error)})") from error
         policy, report = loaded
@@ -94,6 +97,20 @@ class Model:
             some = ", ".join(sorted(report["missing_keys"])[:3])
             raise ModelError(f"{folder}: the model lacks {len(report['missing_keys'])} of its weights ({some}, ...)")
         return policy.to(self.device()).eval()
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Without transformers' progress bars: what takes long here is the download, which has its own."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def has_fast_bf16(device: torch.device) -> bool:

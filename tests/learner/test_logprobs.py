@@ -11,7 +11,7 @@ import meowtea.learner.logprobs as logprobs
 from meowtea.batch import TokenBatch
 from meowtea.errors import ModelError
 from meowtea.learner.attention import checkpoint_layers
-from meowtea.learner.logprobs import action_logprobs
+from meowtea.learner.logprobs import action_logprobs, check_architecture
 from meowtea.learner.packing import Packing
 
 
@@ -105,8 +105,23 @@ def test_the_engines_attention_is_put_back(folders, batch):
     assert policy.config._attn_implementation == before != "meowtea_packed"
 
 
+def test_an_architecture_that_does_more_is_refused(folders):
+    from transformers import CohereConfig, CohereForCausalLM
+
+    for folder in folders.values():
+        check_architecture(model_at(folder).policy())
+        check_architecture(model_at(folder, "bf16").policy())
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    scaled = CohereForCausalLM(CohereConfig(vocab_size=64, logit_scale=0.1, pad_token_id=0, **shape)).eval()
+    scaled.lm_head.weight.data *= 50  # logits are of the size of trained ones
+    with pytest.raises(ModelError, match=r"CohereForCausalLM.*changes its logits"):
+        check_architecture(scaled)
+
+
 def test_a_short_sliding_window_is_refused(folders, batch):
     policy = model_at(folders["qwen2"]).policy()
     policy.model.layers[0].self_attn.sliding_window = 8
-    with pytest.raises(ModelError, match="sliding windows"):
+    with pytest.raises(ModelError, match="sliding_window"):
         action_logprobs(policy, batch, Packing.of(batch))
+    policy.model.layers[0].self_attn.sliding_window = 1000
+    assert action_logprobs(policy, batch, Packing.of(batch))[0].isfinite().all()

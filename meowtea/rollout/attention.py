@@ -16,43 +16,37 @@ from meowtea.errors import ModelError
 from meowtea.rollout.slots import SlotCache
 
 NAME = "meowtea_slots"
+LARGEST_MASK = 2**21  # queries x keys of a group
 
 
 @dataclass
 class Span:
-    """Tokens [start, stop) of the flat batch belong to this slot; `cached` tokens of it were there before."""
+    """Tokens [start, start + count) of the flat batch belong to this slot; `cached` tokens of it were there before."""
 
     slot: int
     start: int
-    stop: int
+    count: int
     cached: int
+
+    @property
+    def length(self) -> int:
+        return self.cached + self.count
 
 
 class SlotAttention:
     """The spans of one model step. Passed through the model's forward to `attend`, as the argument `slot_attention`.
 
-    Tokens of all conversations stand in one row of T tokens, so the linear layers see no padding; only attention
-    looks at conversations one by one, on views of the cache, so nothing of it is copied.
-    Decoding on a GPU (one token each, many small kernels) goes in one padded batch instead.
+    Tokens of all conversations stand in one row of T tokens, so the linear layers see no padding. Only attention
+    looks at conversations, in groups of similar size: few large calls, because each call makes all threads meet.
     """
 
-    def __init__(self, cache: SlotCache, spans: list[Span]):
+    def __init__(self, cache: SlotCache, spans: list[Span], shared: int):
+        """shared: query heads per key head."""
         self.cache = cache
         device = cache.device
-        self.slot_T = torch.tensor([s.slot for s in spans for _ in range(s.start, s.stop)], device=device)
-        self.position_T = torch.tensor(
-            [p for s in spans for p in range(s.cached, s.cached + s.stop - s.start)], device=device
-        )
-        self.decode_mask: Tensor | None = None
-        decode = [s for s in spans if s.stop - s.start == 1] if cache.padded else []
-        if decode:
-            self.decode_token = torch.tensor([s.start for s in decode], device=device)
-            self.decode_slot = torch.tensor([s.slot for s in decode], device=device)
-            lengths = torch.tensor([s.cached + 1 for s in decode], device=device)
-            self.decode_length = max(s.cached + 1 for s in decode)
-            self.decode_mask = torch.arange(self.decode_length, device=device) < lengths[:, None, None, None]
-        self.spans = [s for s in spans if s.stop - s.start > 1] if cache.padded else spans
-        self._masks: list[Tensor | None] = []
+        self.slot_T = torch.tensor([s.slot for s in spans for _ in range(s.count)], device=device)
+        self.position_T = torch.tensor([p for s in spans for p in range(s.cached, s.length)], device=device)
+        self.groups = [Group.of(members, cache, shared) for members in similar(spans)]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
         """query (1, H, T, D), key and value (1, H_kv, T, D) -> (1, T, H, D); writes keys and values to the cache."""
@@ -61,39 +55,86 @@ class SlotAttention:
         values[self.slot_T, :, self.position_T] = value[0].transpose(0, 1)
         heads, tokens, dim = query.shape[1:]
         kv_heads = key.shape[1]
-        group = heads // kv_heads
-        if not self._masks:
-            self._masks = [self._causal(span, group) for span in self.spans]
-        out = query.new_empty(tokens, kv_heads, group, dim)
-        # The query heads that share a key head stand in the query axis of that head: no key is repeated.
-        grouped = query[0].reshape(kv_heads, group, tokens, dim)
-        for span, mask in zip(self.spans, self._masks, strict=True):
-            count, length = span.stop - span.start, span.cached + span.stop - span.start
-            result = F.scaled_dot_product_attention(
-                grouped[:, :, span.start : span.stop].reshape(1, kv_heads, group * count, dim),
-                keys[span.slot, :, :length].unsqueeze(0),
-                values[span.slot, :, :length].unsqueeze(0),
-                attn_mask=mask,
-                scale=scale,
-            )
-            out[span.start : span.stop] = result.view(kv_heads, group, count, dim).permute(2, 0, 1, 3)
-        if self.decode_mask is not None:
-            result = F.scaled_dot_product_attention(
-                grouped[:, :, self.decode_token].permute(2, 0, 1, 3),
-                keys[self.decode_slot, :, : self.decode_length],
-                values[self.decode_slot, :, : self.decode_length],
-                attn_mask=self.decode_mask,
-                scale=scale,
-            )
-            out[self.decode_token] = result
+        # Query heads that share a key head stand in the query axis of that head: no key is repeated.
+        query = query[0].reshape(kv_heads, heads // kv_heads, tokens, dim)
+        out = query.new_empty(tokens, kv_heads, heads // kv_heads, dim)
+        for group in self.groups:
+            group.attend(query, keys, values, out, scale)
         return out.view(1, tokens, heads, dim)
 
-    def _causal(self, span: Span, group: int) -> Tensor | None:
-        count = span.stop - span.start
-        if count == 1:
-            return None
-        mask = torch.ones(count, span.cached + count, dtype=torch.bool, device=self.cache.device)
-        return mask.tril(span.cached).repeat(group, 1)
+
+@dataclass
+class Group:
+    """R rows of the cache that attend in one call, padded to n queries and L keys.
+
+    rows: a slice of slots (a view of the cache, which may have slots between that do not take part) or their indices.
+    token_Rn: which token of the flat batch is the query.
+    mask (R, 1, G * n, L): 0 where a query may look, -inf elsewhere; G query heads share a key head.
+    real: (row, query) of those that are not padding; None if all are.
+    """
+
+    rows: slice | Tensor
+    length: int
+    token_Rn: Tensor
+    mask: Tensor
+    real: tuple[Tensor, Tensor] | None
+
+    @classmethod
+    def of(cls, spans: list[Span], cache: SlotCache, shared: int) -> Group:
+        device = cache.device
+        low, high = min(s.slot for s in spans), max(s.slot for s in spans) + 1
+        rows: slice | Tensor
+        if high - low <= 2 * len(spans):
+            by_slot = {s.slot: s for s in spans}
+            members = [by_slot.get(slot, Span(slot, 0, 0, 0)) for slot in range(low, high)]
+            rows = slice(low, high)
+        else:
+            members = spans
+            rows = torch.tensor([s.slot for s in spans], device=device)
+        count, length = max(s.count for s in spans), max(s.length for s in spans)
+        start_R = torch.tensor([s.start for s in members], device=device)
+        count_R = torch.tensor([s.count for s in members], device=device)
+        cached_R = torch.tensor([s.cached for s in members], device=device)
+        query_n = torch.arange(count, device=device)
+        real_Rn = query_n < count_R[:, None]
+        token_Rn = (start_R[:, None] + query_n).where(real_Rn, 0)
+        hidden_RnL = torch.arange(length, device=device) > (cached_R[:, None] + query_n)[:, :, None]
+        mask_RnL = torch.zeros(hidden_RnL.shape, dtype=cache.dtype, device=device).masked_fill_(hidden_RnL, -torch.inf)
+        row, query = real_Rn.nonzero(as_tuple=True)
+        real = None if len(row) == real_Rn.numel() else (row, query)
+        return cls(rows, length, token_Rn, mask_RnL.repeat(1, shared, 1)[:, None], real)
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, out: Tensor, scale: float | None) -> None:
+        """query (H_kv, G, T, D) over the keys and values of a layer; writes its tokens of out (T, H_kv, G, D)."""
+        kv_heads, shared, _, dim = query.shape
+        rows, count = self.token_Rn.shape
+        result = F.scaled_dot_product_attention(
+            query[:, :, self.token_Rn].permute(2, 0, 1, 3, 4).reshape(rows, kv_heads, shared * count, dim),
+            keys[self.rows, :, : self.length],
+            values[self.rows, :, : self.length],
+            attn_mask=self.mask,
+            scale=scale,
+        )
+        result = result.reshape(rows, kv_heads, shared, count, dim).permute(0, 3, 1, 2, 4)
+        if self.real is None:
+            out[self.token_Rn] = result
+        else:
+            out[self.token_Rn[self.real]] = result[self.real]
+
+
+def similar(spans: list[Span]) -> list[list[Span]]:
+    """Spans in groups whose queries and keys differ by less than a factor of two, and whose masks stay moderate."""
+    groups: list[list[Span]] = []
+    for span in sorted(spans, key=lambda s: (s.count, s.length), reverse=True):
+        for group in groups:
+            count, length = max(s.count for s in group), max(s.length for s in group)
+            fits = count * max(length, span.length) * (len(group) + 1) <= LARGEST_MASK
+            if fits and 2 * span.count > count and 2 * span.length > length > span.length / 2:
+                group.append(span)
+                break
+        else:
+            groups.append([span])
+    return groups
 
 
 def attention_forward(

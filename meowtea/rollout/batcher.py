@@ -52,11 +52,13 @@ class Batcher:
         heads = config.num_attention_heads
         self.policy = policy
         self.max_batch_tokens = max_batch_tokens
+        kv_heads = getattr(config, "num_key_value_heads", None) or heads
+        self.shared_heads = heads // kv_heads
         self.cache = SlotCache(
             slots=max_sequences,
             max_context=max_context,
             layers=config.num_hidden_layers,
-            kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+            kv_heads=kv_heads,
             head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
             dtype=policy.dtype,
             device=policy.device,
@@ -146,12 +148,12 @@ class Batcher:
         sampling: list[Row] = []
         for row, count in chosen:
             cached = len(row.slot.ids)
-            spans.append(Span(row.slot.index, len(ids), len(ids) + count, cached))
+            spans.append(Span(row.slot.index, len(ids), count, cached))
             ids += row.ids[cached : cached + count]
             if cached + count == len(row.ids):
                 last.append(len(ids) - 1)
                 sampling.append(row)
-        attention = SlotAttention(self.cache, spans)
+        attention = SlotAttention(self.cache, spans, self.shared_heads)
         logits = self.policy(
             input_ids=torch.tensor([ids], device=device),
             position_ids=attention.position_T[None],

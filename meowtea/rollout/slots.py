@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +25,6 @@ class SlotCache:
     """Keys and values per layer, each (slots, kv_heads, max_context, head_dim), and who sits where.
 
     The memory is taken at first use (on CPU the pages no token has reached cost nothing) and given back by free().
-    padded: replies are decoded in one batch padded to the longest (on a GPU), not one by one on views (on CPU).
     """
 
     def __init__(
@@ -36,7 +37,6 @@ class SlotCache:
         dtype: torch.dtype,
         device: torch.device,
     ):
-        self.padded = device.type != "cpu"
         self.shape = (slots, kv_heads, max_context, head_dim)
         self.layers, self.dtype, self.device = layers, dtype, device
         self.slots = [Slot(index) for index in range(slots)]
@@ -46,10 +46,18 @@ class SlotCache:
 
     def allocate(self) -> None:
         if not self.keys:
-            # What lies behind a row's end is read when padded: times a weight of 0, but that is nan if it is nan.
-            make = torch.zeros if self.padded else torch.empty
-            self.keys = [make(self.shape, dtype=self.dtype, device=self.device) for _ in range(self.layers)]
-            self.values = [make(self.shape, dtype=self.dtype, device=self.device) for _ in range(self.layers)]
+            self.keys = [self._zeros() for _ in range(self.layers)]
+            self.values = [self._zeros() for _ in range(self.layers)]
+
+    def _zeros(self) -> Tensor:
+        """Zeros, because attention also reads what no token has reached, with a weight of 0: that must not be nan."""
+        if self.device.type != "cpu":
+            return torch.zeros(self.shape, dtype=self.dtype, device=self.device)
+        # The operating system hands out zeros without touching memory, torch.zeros would write all of it.
+        size, line = math.prod(self.shape) * self.dtype.itemsize, 64
+        raw = torch.from_numpy(np.zeros(size + line, dtype=np.uint8))
+        start = -raw.data_ptr() % line  # whole cache lines
+        return raw[start : start + size].view(self.dtype).view(self.shape)
 
     def free(self) -> None:
         """Give the memory back; nothing is cached afterwards."""

@@ -7,6 +7,7 @@ import torch
 from tiny_rollout import GREEDY, generate_all, make_engine, make_policy, plain_greedy, prompts
 
 from meowtea.errors import ModelError
+from meowtea.rollout.attention import Span, similar
 from meowtea.rollout.engine import Sampling
 from meowtea.rollout.slots import common_prefix
 
@@ -29,11 +30,26 @@ def test_greedy_equals_generate_however_steps_are_cut(policy, max_batch_tokens, 
         assert torch.allclose(torch.tensor(completion.logprobs), wanted, atol=1e-4)
 
 
-def test_batched_decoding_as_on_a_gpu_gives_the_same(policy):
-    asked = prompts(6)
+def test_conversations_of_very_different_lengths_share_a_step(policy):
+    asked = [prompts(1, low=n, high=n, seed=n)[0] for n in (1, 2, 3, 40, 41, 200, 5, 90)]
     engine = make_engine(policy)
-    engine._batcher.cache.padded = True
-    assert [c.ids for c in generate_all(engine, asked, GREEDY)] == [plain_greedy(policy, p, 8) for p in asked]
+    for _ in range(2):  # the second time with cached prompts, in other slots' order
+        assert [c.ids for c in generate_all(engine, asked, GREEDY)] == [plain_greedy(policy, p, 8) for p in asked]
+        asked = [p + [7, 8, 9][: i % 4] for i, p in enumerate(reversed(asked))]
+
+
+def test_attention_groups_hold_every_span_once_and_similar_ones_together():
+    generator = random.Random(0)
+    for _ in range(50):
+        spans = [
+            Span(slot, 0, generator.choice([1, 1, 5, 60]), generator.randrange(300))
+            for slot in range(generator.randint(1, 20))
+        ]
+        groups = similar(spans)
+        assert sorted(span.slot for group in groups for span in group) == list(range(len(spans)))
+        for group in groups:
+            assert max(s.count for s in group) < 2 * min(s.count for s in group)
+            assert max(s.length for s in group) <= 4 * min(s.length for s in group)
 
 
 def test_stop_token_ends_the_reply_and_stays_in_it(policy):

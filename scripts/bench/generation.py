@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 Turns = list[tuple[list[int], int]]  # of one episode: (the whole prompt, tokens of the reply)
-MAX_CONTEXT, MAX_SEQUENCES, MAX_BATCH_TOKENS, CACHE_GIB = 1024, 64, 4096, 2.0
+MAX_CONTEXT, MAX_SEQUENCES, MAX_BATCH_TOKENS, CACHE_GIB = 1024, 64, 4096, 1.0
 
 
 def read_episodes(path: Path, count: int) -> list[Turns]:

@@ -20,6 +20,8 @@ class Algorithm(Protocol):
     the batch before assign_credit. Without old_logprob_A the policy that is improved is taken for the old one,
     which is exact as long as a batch gives one optimizer step.
     needs_entropy: whether policy_loss must get entropy_A.
+    learns_without_advantage: False if tokens with advantage 0 have no gradient (no entropy bonus, no KL in the loss):
+        the learner may then leave out trajectories that have no other.
     min_group_size: episodes per task below which the estimator is undefined.
     epochs, minibatches: passes over a batch, and optimizer steps per pass.
     loss_average: how action tokens are weighed in an optimizer step, see average.token_weights.
@@ -29,6 +31,7 @@ class Algorithm(Protocol):
     needs_reference: bool
     needs_old_logprob: bool
     needs_entropy: bool
+    learns_without_advantage: bool
     min_group_size: int
     epochs: int
     minibatches: int

@@ -38,6 +38,7 @@ def estimate_kl(logprob_A: Tensor, ref_logprob_A: Tensor, estimator: Estimator) 
 class NoKl:
     """No reference model, no penalty."""
 
+    in_loss = False
     needs_reference = False
     needs_old_logprob = False
 
@@ -73,6 +74,7 @@ class Kl:
         horizon: Annotated[int, Ge(1)] | None,
     ):
         self.placement, self.estimator, self.coef = placement, estimator, coef
+        self.in_loss = placement == "loss" and coef > 0
         self.target, self.horizon = target, horizon
         self.needs_reference = coef > 0
         self.needs_old_logprob = coef > 0 and (placement == "reward" or target is not None)

@@ -50,6 +50,7 @@ class Rloo:
         self.needs_reference = kl.needs_reference
         self.needs_old_logprob = kl.needs_old_logprob or epochs * minibatches > 1
         self.needs_entropy = entropy_coef > 0
+        self.learns_without_advantage = self.surrogate.learns_without_advantage
 
     def assign_credit(self, batch: TokenBatch) -> dict[str, float]:
         """advantage_A from the returns of each group."""

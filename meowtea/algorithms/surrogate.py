@@ -37,6 +37,8 @@ class Surrogate:
     ):
         self.clip_low, self.clip_high, self.importance_cap = clip_low, clip_high, importance_cap
         self.entropy_coef, self.kl = entropy_coef, kl
+        # Only then can a token with advantage 0 have a gradient.
+        self.learns_without_advantage = entropy_coef > 0 or kl.in_loss
 
     def loss(self, logprob_A: Tensor, entropy_A: Tensor | None, batch: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss per action token (A,) and metrics per action token, as Algorithm.policy_loss."""

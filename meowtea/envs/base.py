@@ -47,6 +47,10 @@ class Environment(Protocol):
         """Make or fetch what these tasks need. progress(done, total) is called as it goes on."""
         ...
 
+    def games_hash(self, tasks: Sequence[Task]) -> str:
+        """A hash over the content of these prepared tasks: equal hashes mean the very same games."""
+        ...
+
     def make_env(self) -> TextEnv:
         """A fresh engine; called inside a worker process. Whatever its games raise is retried by the pool."""
         ...

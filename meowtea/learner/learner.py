@@ -180,7 +180,7 @@ class Learner:
         """
         from meowtea.algorithms.average import token_weights
         from meowtea.learner.averages import Averages
-        from meowtea.learner.microbatch import minibatches
+        from meowtea.learner.microbatch import minibatches, with_advantage
 
         averages = Averages()
         warming_up = self.critic is not None and self.rl_batches < algorithm.critic_warmup_steps  # type: ignore[attr-defined]
@@ -190,7 +190,9 @@ class Learner:
                 weight_A = token_weights(step, algorithm.loss_average).to(self.updater.device)
                 if not warming_up:
                     losses = partial(self._policy_losses, algorithm=algorithm, averages=averages)
-                    self._update_policy(step, weight_A, losses, averages, "learner/")
+                    taught, rows = (step, slice(None)) if algorithm.learns_without_advantage else with_advantage(step)
+                    averages.number("learner/taught", taught.trajectory_count / step.trajectory_count)
+                    self._update_policy(taught, weight_A[rows], losses, averages, "learner/")
                 if self.critic is not None:
                     self._update_critic(step, weight_A, algorithm, averages)
         self.rl_batches += 1

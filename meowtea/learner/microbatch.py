@@ -33,6 +33,18 @@ def micro_batches(batch: TokenBatch, max_tokens: int, share_prefixes: bool) -> I
     yield batch.select(chosen), torch.cat([rows_B[c] for c in chosen])
 
 
+def with_advantage(batch: TokenBatch) -> tuple[TokenBatch, Tensor]:
+    """The trajectories that have a token with an advantage other than 0, and their indices on the action axis.
+
+    In groups whose episodes all ended alike every advantage is 0: they cost time and move nothing. With no other
+    trajectory the first one stays, so that the optimizer takes its step all the same.
+    """
+    assert batch.advantage_A is not None
+    rows_B = rows_of_trajectories(batch)
+    kept = [b for b, rows in enumerate(rows_B) if batch.advantage_A[rows].any()] or [0]
+    return batch.select(kept), torch.cat([rows_B[b] for b in kept])
+
+
 def rows_of_trajectories(batch: TokenBatch) -> list[Tensor]:
     """For each trajectory, its indices on the action axis."""
     return list(torch.arange(batch.action_count).split(batch.trajectory_A.bincount().tolist()))

@@ -34,6 +34,7 @@ class Evaluation:
     turns: float  # mean per episode
     invalid_share: float  # of commands whose validity is known
     tokens: int  # sampled
+    games: str = ""  # hash of the games' content
     outcomes: dict[str, int] = field(default_factory=dict)
     pass_at: dict[str, float] = field(default_factory=dict)
 
@@ -106,6 +107,7 @@ class Evaluator:
     def __init__(
         self,
         tasks_of: Callable[[str, int], list[Task]],
+        games_hash: Callable[[Sequence[Task]], str],
         collector: Collector,
         seed: int,
         *,
@@ -119,7 +121,7 @@ class Evaluator:
         validate_sft_every: Annotated[int, Ge(0)],
         baseline: bool,
     ):
-        self.tasks_of, self.collector, self.seed = tasks_of, collector, seed
+        self.tasks_of, self.games_hash, self.collector, self.seed = tasks_of, games_hash, collector, seed
         self.split, self.task_count, self.samples = split, tasks, samples
         self.temperature, self.top_p = temperature, top_p
         self.validation_tasks, self.validate_every = validation_tasks, validate_every
@@ -146,4 +148,6 @@ class Evaluator:
         sampling = self.collector.sampling(self.temperature, self.top_p)
         seed = derive_seed(self.seed, "evaluate", split)
         trajectories = await self.collector.collect(jobs_for(tasks, samples), sampling, seed, on_episode)
-        return Evaluation.of(label, split, trajectories, samples), trajectories
+        evaluation = Evaluation.of(label, split, trajectories, samples)
+        evaluation.games = self.games_hash(tasks)
+        return evaluation, trajectories

@@ -171,6 +171,8 @@ class Experiment(Player):
             # A validation belongs to a step that is not recorded yet: that one is played to its end.
             on_episode = bar.episode if kind == "validation" else self.watch(bar.episode)
             evaluation, trajectories = self.wait(play(label, on_episode))
+        self.protocol.setdefault("games", {})[evaluation.split] = evaluation.games
+        self.run.write_protocol(self.protocol)
         self.record_evaluation(kind, evaluation, trajectories)
         self.display.note(evaluation.sentence())
         return evaluation

@@ -67,6 +67,7 @@ def evaluate(cfg: DictConfig) -> None:
         with player.display.bar("test") as bar:
             label = "as shipped" if folder is None else str(folder)
             evaluation, trajectories = player.wait(player.evaluator.test(label, bar.episode))
+        player.protocol["games"] = {evaluation.split: evaluation.games}
         result = ResultFolder(cfg)
         result.write(evaluation, trajectories, player.protocol)
     print_results(result.folder, result.name)

@@ -60,7 +60,7 @@ class Player:
             bool(cfg.deterministic),
             self.protocol["hash"],
         )
-        self.evaluator = instantiate(cfg.evaluation, self.tasks, self.collector, self.seed)
+        self.evaluator = instantiate(cfg.evaluation, self.tasks, self.environment.games_hash, self.collector, self.seed)
 
     def load_policy(self) -> Any:
         """The module the embedded engine samples from."""

@@ -19,6 +19,7 @@ class ActorCriticTest:
 
     needs_old_logprob = False
     needs_entropy = False
+    learns_without_advantage = True
     min_group_size = 1
     critic_lr = 1e-2
     critic_layers = 1
@@ -299,3 +300,26 @@ def test_export_loads_in_transformers_and_replaces_what_was_there(build, batch, 
 def test_weights_carry_hugging_face_names(build):
     learner = build(family="qwen2")
     assert {name for name, _ in learner.weights()} == set(learner.policy.state_dict())
+
+
+def test_trajectories_without_advantage_are_left_out_and_change_nothing(build, batch):
+    def improved(learns_without_advantage, zeroed):
+        learner, algorithm = build(), ActorCriticTest()
+        algorithm.learns_without_advantage = learns_without_advantage
+        learner.begin(lr=1e-2)
+        part = batch.select(range(batch.trajectory_count))
+        learner.annotate(part, algorithm)
+        algorithm.assign_credit(part)
+        part.advantage_A = part.advantage_A.masked_fill(torch.isin(part.trajectory_A, torch.tensor(zeroed)), 0.0)
+        metrics = learner.improve(part, algorithm)
+        return metrics, weights(learner)
+
+    everyone = list(range(batch.trajectory_count))
+    for zeroed in (everyone[1:], everyone):
+        with_all, expected = improved(True, zeroed)
+        without, found = improved(False, zeroed)
+        assert with_all["learner/taught"] == 1 and without["learner/taught"] == 1 / len(everyone)
+        assert without["learner/grad_norm"] == pytest.approx(with_all["learner/grad_norm"], rel=1e-5)
+        for name in expected:
+            # Adam divides by the size of a gradient, so rounding of tiny ones shows: lr is 1e-2
+            torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-4)

@@ -74,6 +74,7 @@ def test_every_algorithm_runs_from_start_to_end(tmp_path, algorithm):
     assert all(row["mismatch/logprob"] < 1e-3 for row in metrics[1:] if "mismatch/logprob" in row)
     tests = [row["label"] for row in lines(run / "evaluations.jsonl") if row["kind"] == "test"]
     assert tests == ["as shipped", "after SFT", "after RL"]
+    assert set(json.loads((run / "protocol.json").read_text())["games"]) == {"test", "validation"}
     assert (run / "learning.png").stat().st_size > 5000 and "after RL" in (run / "report.md").read_text()
     episodes = lines(run / "trajectories" / "train-00000002.jsonl")
     assert len(episodes) == 4 and all(episode["rewards"] for episode in episodes)

@@ -285,6 +285,8 @@ def start_parent(fault: str) -> tuple[subprocess.Popen, list[int]]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # as from a terminal: under nohup or in a background job SIGINT would be ignored, and that is inherited
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     return parent, [int(pid) for pid in parent.stdout.readline().split()]
 

@@ -170,6 +170,7 @@ def test_eval_takes_the_config_of_a_run_unless_told_otherwise(meowtea, tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_training_sweep_makes_a_run_folder_for_each_job(meowtea, tmp_path):
     words = ("train", "--multirun", "debug=tiny", "evaluation.baseline=false", "seed=1,2")
     done = meowtea(*words, OMP_NUM_THREADS="1")

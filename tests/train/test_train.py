@@ -1,4 +1,4 @@
-"""Whole runs on the toy environment with a tiny random model, in processes of their own, as a user starts them."""
+"""Whole runs on the toy environment with a tiny random model; those that get killed in processes of their own."""
 
 import json
 import os
@@ -10,6 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
+
+from meowtea.check import check
+from meowtea.config import compose
+from meowtea.errors import CheckpointError, TrainingError
+from meowtea.run import Run
+from meowtea.train.main import train as train_run
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMINGS = ("time/", "speed/")
@@ -34,24 +40,29 @@ SMALL = [
 ]
 
 
-def command(folder, *overrides, name="run"):
+def words(folder, *overrides, name="run"):
     told = {override.split("=")[0] for override in overrides}
     rest = [default for default in SMALL if default.split("=")[0] not in told]
     overrides = [override for override in overrides if not override.endswith("=DEFAULT")]
-    return [sys.executable, "-m", "meowtea", "train", *rest, f"output_dir={folder}", f"name={name}", *overrides]
+    return [*rest, f"output_dir={folder}", f"name={name}", *overrides]
 
 
-def environment():
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+def train(folder, *overrides, name="run"):
+    """One run in this process, checked as the command line does."""
+    config = compose("train", words(folder, *overrides, name=name))
+    check(config, "train", words(folder, *overrides, name=name))
+    with Run.open(config) as run:
+        train_run(config, run)
 
 
-def train(folder, *overrides, name="run", status=0):
-    done = subprocess.run(
-        command(folder, *overrides, name=name), env=environment(), capture_output=True, text=True, timeout=300
+def start(folder, *overrides, name="run", output=subprocess.DEVNULL):
+    return subprocess.Popen(
+        [sys.executable, "-m", "meowtea", "train", *words(folder, *overrides, name=name)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
-    assert "Traceback" not in done.stderr, done.stderr
-    assert done.returncode == status, done.stderr
-    return done
 
 
 def lines(path):
@@ -93,14 +104,14 @@ def test_only_sft_and_only_rl_are_budgets(tmp_path):
     assert {row["stage"] for row in lines(tmp_path / "rl" / "metrics.jsonl")} == {"rl"}
 
 
-def test_a_finished_run_is_shown_not_repeated_and_another_config_is_refused(tmp_path):
+def test_a_finished_run_is_shown_not_repeated_and_another_config_is_refused(tmp_path, capsys):
     train(tmp_path, "algorithm=rloo", "budget.total=12")
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
-    again = train(tmp_path, "algorithm=rloo", "budget.total=12")
-    assert "is finished" in again.stdout
+    train(tmp_path, "algorithm=rloo", "budget.total=12")
+    assert "is finished" in capsys.readouterr().out
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
-    other = train(tmp_path, "algorithm=rloo", "budget.total=12", "seed=2", status=1)
-    assert "seed" in other.stderr
+    with pytest.raises(CheckpointError, match=r"seed: .*1.*2"):
+        train(tmp_path, "algorithm=rloo", "budget.total=12", "seed=2")
 
 
 @pytest.mark.slow
@@ -120,12 +131,7 @@ def test_killed_three_times_a_deterministic_run_ends_as_one_left_alone(tmp_path,
 
     dice, killed = random.Random(7), tmp_path / "killed"
     for _ in range(3):
-        process = subprocess.Popen(
-            command(tmp_path, *overrides, name="killed"),
-            env=environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        process = start(tmp_path, *overrides, name="killed")
         seen = count(killed)
         deadline = time.monotonic() + 120
         while count(killed) <= seen and process.poll() is None and time.monotonic() < deadline:
@@ -152,13 +158,7 @@ def weights(run):
 
 def test_sigterm_saves_and_the_same_command_goes_on(tmp_path):
     overrides = ["algorithm=rloo", "budget.epochs=20", "checkpoint.every=1000"]
-    process = subprocess.Popen(
-        command(tmp_path, *overrides),
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    process = start(tmp_path, *overrides, output=subprocess.PIPE)
     deadline = time.monotonic() + 120
     while count(tmp_path / "run") < 6 and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -166,9 +166,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path):
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM and "the same command goes on" in output, output
     stopped_at = lines(tmp_path / "run" / "metrics.jsonl")[-1]["step"]
-    process = subprocess.Popen(
-        command(tmp_path, *overrides), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    process = start(tmp_path, *overrides, output=subprocess.PIPE)
     while count(tmp_path / "run") < stopped_at + 3 and time.monotonic() < deadline + 120:
         time.sleep(0.05)
     process.kill()
@@ -194,17 +192,7 @@ def test_broken_episodes_are_counted_and_never_learned_from(tmp_path):
 
 
 def test_when_every_episode_breaks_the_run_says_why(tmp_path):
-    done = train(
-        tmp_path,
-        "algorithm=rloo",
-        "env.fault=raise",
-        "env.fault_turn=1",
-        "env_pool.retries=0",
-        "evaluation.baseline=false",
-        "budget.sft_share=0",
-        "sft.batch_size=DEFAULT",
-        "sft.epochs=DEFAULT",
-        "budget.demo_cost=DEFAULT",
-        status=1,
-    )
-    assert "none of the 4 episodes" in done.stderr and "told to raise" in done.stderr
+    sft_keys = ["sft.batch_size=DEFAULT", "sft.epochs=DEFAULT", "budget.demo_cost=DEFAULT", "budget.sft_share=0"]
+    fault = ["env.fault=raise", "env.fault_turn=1", "env_pool.retries=0"]
+    with pytest.raises(TrainingError, match=r"none of the 4 episodes .* told to raise"):
+        train(tmp_path, "algorithm=rloo", "evaluation.baseline=false", *sft_keys, *fault)

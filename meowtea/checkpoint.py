@@ -72,13 +72,17 @@ class CheckpointStore:
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:
         """Step and state of the newest whole checkpoint; None if none was ever saved. Damaged ones are warned about.
-        Raises CheckpointError if there are some and all are damaged."""
+        Raises CheckpointError if there are some and all are damaged. For the process that writes the run."""
+        self.sweep()
         for folder in self._whole():
             return _step(folder), _read_state(folder)
         return None
 
     def latest_policy(self) -> Path | None:
-        """Folder of the newest whole exported policy, in Hugging Face format. Errors as in `latest`."""
+        """Folder of the newest whole exported policy, in Hugging Face format. Errors as in `latest`.
+
+        Changes nothing: another process may be writing the run.
+        """
         for folder in self._whole():
             if (folder / "policy").is_dir():
                 return folder / "policy"
@@ -115,7 +119,6 @@ class CheckpointStore:
 
     def _whole(self) -> Iterator[Path]:
         """Whole checkpoints, newest first."""
-        self.sweep()
         folders = sorted(self.folder.glob("step-*"), reverse=True)
         found = False
         for folder in folders:

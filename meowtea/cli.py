@@ -21,6 +21,7 @@ COMMANDS = {
     "check": "every problem of a training config at once, without running it",
     "games": "make the games of an environment ahead of time and prove that each can be won",
 }
+SIGNALLED = 128  # exit status of a program ended by signal n: this plus n
 INTERRUPTED = 130  # exit status of a program ended by Ctrl-C
 
 
@@ -111,10 +112,13 @@ def _run_job(command: str, config: DictConfig) -> int:
     try:
         told = [] if sweeping else list(hydra_config.overrides.task)
         check(config, "train" if command == "check" else command, told)
-        return TASKS[command](config)
+        status = TASKS[command](config)
     except MeowteaError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
+    if sweeping and status > SIGNALLED:
+        sys.exit(status)  # whoever stopped this job did not mean the next one to begin
+    return status
 
 
 def _train(config: DictConfig) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from meowtea.signature import locate
 from meowtea.train.budget import Budget
 
 Node = Mapping[str, Any]
+LEAST_THINKING = 64  # tokens of a reply that says more than its command
 
 
 def cross_problems(root: Mapping[str, Any], sound: set[str]) -> list[str]:
@@ -49,11 +51,32 @@ def reply_fits(engine: Node, rollout: Node) -> list[str]:
     return [f"rollout.max_reply_tokens: must be less than engine.max_context ({context}), got {reply}"]
 
 
+def reply_has_room(prompt: Node, rollout: Node) -> list[str]:
+    """A reply that must think before it acts needs more tokens than a bare command."""
+    asked, given = str(prompt["action"]), rollout["max_reply_tokens"]
+    if asked == "{command}" or given >= LEAST_THINKING:
+        return []
+    return [
+        f"rollout.max_reply_tokens: {given} tokens cut off replies of the form {asked!r}; "
+        f"set it to {LEAST_THINKING} or more"
+    ]
+
+
 def deterministic_engine(engine: Node, deterministic: bool) -> list[str]:
     """Only the embedded engine promises the same tokens for the same seed, whatever the timing."""
     if deterministic and _option(engine) == "vllm":
         return ["deterministic=true needs engine=transformers, got engine=vllm"]
     return []
+
+
+def auto_engine(engine: Node, deterministic: bool) -> list[str]:
+    """engine=auto takes vLLM, where it is installed, and must then suit it."""
+    if _option(engine) != "build" or deterministic or importlib.util.find_spec("vllm") is None:
+        return []
+    tokens, context = engine["max_batch_tokens"], engine["max_context"]
+    if tokens >= context:
+        return []
+    return [f"engine.max_batch_tokens: vLLM needs at least engine.max_context ({context}), got {tokens}"]
 
 
 def enough_games(env: Node, budget: Node, sft: Node) -> list[str]:
@@ -79,19 +102,22 @@ CROSS_CHECKS: list[Callable[..., list[str]]] = [
     minibatches,
     reply_fits,
     deterministic_engine,
+    auto_engine,
     enough_games,
     enough_panel_games,
+    reply_has_room,
 ]
 
 
 def ineffective(root: Mapping[str, Any], sound: set[str], overrides: Sequence[str]) -> list[str]:
-    """Keys given on the command line that the budget leaves without effect."""
+    """Keys given on the command line that other keys leave without effect."""
     if "budget" not in sound:
         return []
     bought = Budget(**{name: value for name, value in root["budget"].items() if name != "_target_"})
     idle: dict[str, str] = {}
     if not bought.demos:
-        idle |= {"sft.": "the budget buys no demonstrations (budget.sft_share)"}
+        reason = "the budget buys no demonstrations (budget.sft_share)"
+        idle |= {"sft.": reason, "evaluation.validate_sft_every": reason}
     if not bought.games:
         reason = "the budget buys no RL games (budget.sft_share)"
         told: tuple[str, ...] = (
@@ -100,17 +126,19 @@ def ineffective(root: Mapping[str, Any], sound: set[str], overrides: Sequence[st
             "budget.epochs",
             "budget.minutes",
             "learner.lr",
-            "learner.lr_schedule",
+            "rollout.temperature",
+            "evaluation.validate_every",
         )
         told += ("learner.warmup_steps", "rollout.tasks_per_step", "rollout.group_size", "rollout.refill")
         idle |= dict.fromkeys(told, reason)
-    keys = [override.lstrip("+").partition("=")[0] for override in overrides]
-    return [
-        f"{key}: has no effect, because {reason}; leave it out"
-        for key in keys
-        for start, reason in idle.items()
-        if key == start or (start.endswith(".") and key.startswith(start))
-    ]
+    if "algorithm" in sound and root["algorithm"]["epochs"] * root["algorithm"]["minibatches"] == 1:
+        reason = "one optimizer step per batch clips nothing; raise algorithm.epochs or algorithm.minibatches"
+        idle |= dict.fromkeys(("algorithm.clip_low", "algorithm.clip_high", "algorithm.value_clip"), reason)
+    problems = []
+    for key in [override.lstrip("+").partition("=")[0] for override in overrides]:
+        why = [why for start, why in idle.items() if key == start or (start.endswith(".") and key.startswith(start))]
+        problems += [f"{key}: has no effect, because {why[0]}; leave it out"] if why else []
+    return problems
 
 
 def _too_few(env: Node, split: str, wanted: int, wanting: str, advice: str) -> list[str]:

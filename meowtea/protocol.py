@@ -38,13 +38,13 @@ def protocol_card(config: DictConfig, environment: Environment) -> dict[str, Any
             "temperature": evaluation["temperature"],
             "top_p": evaluation["top_p"],
             "max_reply_tokens": rollout["max_reply_tokens"],
-            "seed": config.seed,
         },
     }
     text = json.dumps(rules, sort_keys=True, default=str)
     return {
         "hash": hashlib.blake2b(text.encode(), digest_size=8).hexdigest(),
         **json.loads(text),
+        "seed": config.seed,
         "model": nodes["model"],
         "engine": config.engine._target_,
         "deterministic": config.deterministic,

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
 from meowtea.config import is_neutral
+from meowtea.errors import CheckpointError
 
 if TYPE_CHECKING:
     from meowtea.types import Trajectory
@@ -27,7 +29,7 @@ class JsonLines:
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Append {"step": step, **values}; safe once this returns, whatever happens to the process."""
-        with self.path.open("a", encoding="utf-8") as file:
+        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
 
     def replace(self, keys: Sequence[str], values: Mapping[str, Any]) -> None:
@@ -56,7 +58,8 @@ class JsonLines:
 
 def write_trajectories(path: Path, trajectories: Iterable[Trajectory]) -> None:
     """One episode per line, with its text, ids, logprobs, rewards and outcome."""
-    path.parent.mkdir(exist_ok=True)
+    with writing(path.parent):
+        path.parent.mkdir(exist_ok=True)
     write_atomically(path, "".join(json.dumps(trajectory.to_json()) + "\n" for trajectory in trajectories))
 
 
@@ -79,8 +82,20 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def write_atomically(path: Path, text: str) -> None:
     """Written to a temporary name beside it, then renamed: readers see the old file or the whole new one."""
     partial = path.with_name(f".{path.name}.tmp")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with writing(path):
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A full or read-only disk is one clear message, and the run goes on from its last checkpoint."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be written: {error.strerror}; make room or mend it, then run the same command again"
+        ) from error
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, str]:

@@ -122,6 +122,10 @@ class Run:
         """protocol.json, beside the results it explains."""
         write_json(self.folder / "protocol.json", card)
 
+    def read_protocol(self) -> dict[str, Any]:
+        """The card an earlier process wrote; empty if there is none."""
+        return read_json(self.folder / "protocol.json")
+
     def truncate_after(self, step: int) -> None:
         """Forget what was recorded after `step`, the one of the checkpoint that is resumed: it will be done again."""
         self.metrics.truncate_after(step)
@@ -155,8 +159,8 @@ class Run:
                 log.info("unexpected error", exc_info=(type(error), error, trace))
         try:
             self.update_state(status=status, error=message)
-        except OSError as failure:  # a full disk must not hide the error that is on its way
-            print(f"{self.folder}/state.json cannot be written: {failure}", file=sys.stderr)
+        except CheckpointError as failure:  # a full disk must not hide the error that is on its way
+            print(failure, file=sys.stderr)
         log.info("%s", status)
         for logger, handler in self._log_handlers:
             logger.removeHandler(handler)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 
-def wilson_interval(wins: int, episodes: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson_interval(wins: float, episodes: int, z: float = 1.959964) -> tuple[float, float]:
     """The 95% score interval of a proportion (Wilson 1927), both ends in [0, 1]. No episodes: (0, 1)."""
     if not 0 <= wins <= episodes:
         raise ValueError(f"wins must lie between 0 and the {episodes} episodes, got {wins}")

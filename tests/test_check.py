@@ -154,3 +154,15 @@ def test_a_positional_argument_is_no_config_key():
 )
 def test_values(value, annotation, told):
     assert value_problems("x", value, annotation) == ([told] if told else [])
+
+
+def test_clip_keys_without_a_second_optimizer_step_have_no_effect():
+    words = ("algorithm=rloo", "algorithm.clip_high=0.28")
+    assert [line.partition(":")[0] for line in problems(*words, told=words)] == ["algorithm.clip_high"]
+    words += ("algorithm.minibatches=2",)
+    assert problems(*words, told=words) == []
+
+
+def test_replies_that_think_need_room():
+    assert [p.partition(":")[0] for p in problems("prompt=think")] == ["rollout.max_reply_tokens"]
+    assert problems("prompt=think", "rollout.max_reply_tokens=256") == []

@@ -8,11 +8,12 @@ from torch import Tensor
 
 
 class Averages:
-    """Weighted means of per-token metrics, plain means of per-step numbers, and maxima."""
+    """Weighted means of per-token metrics, plain means of per-step numbers, sums, and maxima."""
 
     def __init__(self) -> None:
         self.sums: dict[str, float] = defaultdict(float)
         self.weights: dict[str, float] = defaultdict(float)
+        self.totals: dict[str, float] = defaultdict(float)
         self.maxima: dict[str, float] = {}
 
     def tokens(self, metrics: dict[str, Tensor], weight_A: Tensor) -> None:
@@ -27,8 +28,12 @@ class Averages:
         self.sums[name] += value
         self.weights[name] += 1
 
+    def total(self, name: str, value: float) -> None:
+        """Add to the sum over optimizer steps: tokens, seconds."""
+        self.totals[name] += value
+
     def maximum(self, name: str, value: float) -> None:
         self.maxima[name] = max(value, self.maxima.get(name, value))
 
     def result(self) -> dict[str, float]:
-        return {name: self.sums[name] / self.weights[name] for name in self.sums} | self.maxima
+        return {name: self.sums[name] / self.weights[name] for name in self.sums} | self.totals | self.maxima

@@ -97,10 +97,15 @@ class Learner:
         warmup = self.warmup_steps if warmup_steps is None else warmup_steps
         self.optimizer = self._optimizer(self.policy, lr or self.lr, warmup, total_steps)
 
-    def begin_rl(self, total_steps: int | None = None) -> None:
-        """Open the RL stage: the policy as it is now becomes the reference and the critic's start, if needed."""
+    def begin_rl(self, total_batches: int | None = None) -> None:
+        """Open the RL stage: the policy as it is now becomes the reference and the critic's start, if needed.
+
+        total_batches: how many `improve` will see; the length of a cosine schedule.
+        """
         if self.algorithm is None:
             raise TrainingError("the learner was built without an algorithm: it can only imitate")
+        updates = self.algorithm.epochs * self.algorithm.minibatches
+        total_steps = None if total_batches is None else total_batches * updates
         self.begin(total_steps=total_steps)
         if self.algorithm.needs_reference:
             self.reference = copy.deepcopy(self.policy).requires_grad_(False)
@@ -135,7 +140,6 @@ class Learner:
 
         def losses(micro: TokenBatch, packing: Packing, weight: Tensor) -> Tensor:
             logprob_A, _ = action_logprobs(self.policy, micro, packing)
-            averages.tokens({"loss": -logprob_A}, weight)
             return -(logprob_A * weight).sum()
 
         self._update_policy(batch, weight_A, losses, averages)
@@ -154,6 +158,7 @@ class Learner:
 
         started = time.perf_counter()
         needs_old = algorithm.needs_old_logprob or algorithm.epochs * algorithm.minibatches > 1
+        needs_old = needs_old or self._warming_up(algorithm)  # for the gap between engine and learner
         fills: dict[str, Callable[[TokenBatch, Packing], Tensor]] = {}
         if needs_old:
             fills["old_logprob_A"] = lambda micro, packing: action_logprobs(self.policy, micro, packing)[0]
@@ -178,12 +183,17 @@ class Learner:
 
         During the first algorithm.critic_warmup_steps batches only the critic learns.
         """
+        import torch
+
         from meowtea.algorithms.average import token_weights
         from meowtea.learner.averages import Averages
         from meowtea.learner.microbatch import minibatches, with_advantage
 
         averages = Averages()
-        warming_up = self.critic is not None and self.rl_batches < algorithm.critic_warmup_steps  # type: ignore[attr-defined]
+        warming_up = self._warming_up(algorithm)
+        self._gap_known = batch.old_logprob_A is not None  # else it is that of the trajectories that teach
+        if self._gap_known:
+            log_gap(batch, torch.ones(batch.action_count), averages)
         for _ in range(algorithm.epochs):
             for chosen in minibatches(batch.trajectory_count, algorithm.minibatches, self.generator):
                 step = batch if len(chosen) == batch.trajectory_count else batch.select(chosen)
@@ -198,10 +208,14 @@ class Learner:
         self.rl_batches += 1
         return averages.result() | {"learner/policy_version": self.policy_version}
 
+    def _warming_up(self, algorithm: Algorithm) -> bool:
+        """Whether only the critic learns from the coming batch."""
+        return self.critic is not None and self.rl_batches < algorithm.critic_warmup_steps  # type: ignore[attr-defined]
+
     def _policy_losses(
         self, micro: TokenBatch, packing: Packing, weight: Tensor, algorithm: Algorithm, averages: Averages
     ) -> Tensor:
-        """The policy's loss on a micro-batch; entropy and the gap between engine and learner are logged."""
+        """The policy's loss on a micro-batch. What is logged is over the trajectories that teach."""
         from meowtea.learner.logprobs import action_logprobs
 
         logprob_A, entropy_A = action_logprobs(self.policy, micro, packing, with_entropy=True)
@@ -211,20 +225,9 @@ class Learner:
         loss_A, metrics = algorithm.policy_loss(
             logprob_A, entropy_A if algorithm.needs_entropy else entropy_A.detach(), micro
         )
-        gap_A = micro.old_logprob_A - micro.rollout_logprob_A
-        averages.tokens(
-            {
-                "learner/loss": loss_A,
-                "learner/entropy": entropy_A,
-                "mismatch/logprob": gap_A.abs(),
-                # estimates of KL(engine || learner), http://joschu.net/blog/kl-approx.html
-                "mismatch/kl_k1": -gap_A,
-                "mismatch/kl_k3": gap_A.exp() - 1 - gap_A,
-                **metrics,
-            },
-            weight,
-        )
-        averages.maximum("mismatch/max", gap_A.abs().max().item())
+        averages.tokens({"learner/entropy": entropy_A, **metrics}, weight)
+        if not self._gap_known:
+            log_gap(micro, weight, averages)
         return (loss_A * weight).sum()
 
     def _update_critic(self, step: TokenBatch, weight_A: Tensor, algorithm: Algorithm, averages: Averages) -> None:
@@ -234,7 +237,7 @@ class Learner:
 
         def losses(micro: TokenBatch, packing: Packing, weight: Tensor) -> Tensor:
             loss_A, metrics = ppo.value_loss(critic(micro, packing), micro)
-            averages.tokens({"critic/loss": loss_A, **metrics}, weight)
+            averages.tokens(metrics, weight)
             return (loss_A * weight).sum()
 
         critic.train(self.gradient_checkpointing)
@@ -297,3 +300,19 @@ class Learner:
         with finished_folder(Path(folder), replace=True) as work:
             self.policy.save_pretrained(work)
             self.tokenizer.save_pretrained(work)
+
+
+def log_gap(batch: TokenBatch, weight_A: Tensor, averages: Averages) -> None:
+    """How far the learner's log-probabilities are from the engine's, which sampled the same tokens."""
+    assert batch.old_logprob_A is not None
+    gap_A = batch.old_logprob_A - batch.rollout_logprob_A
+    averages.tokens(
+        {
+            "mismatch/logprob": gap_A.abs(),
+            # estimates of KL(engine || learner), http://joschu.net/blog/kl-approx.html
+            "mismatch/kl_k1": -gap_A,
+            "mismatch/kl_k3": gap_A.exp() - 1 - gap_A,
+        },
+        weight_A,
+    )
+    averages.maximum("mismatch/max", gap_A.abs().max().item())

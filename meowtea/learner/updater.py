@@ -63,11 +63,12 @@ class Updater:
             averages.number(f"{prefix}grad_norm", norm)
         else:
             optimizer.skip()
+        averages.number(f"{prefix}loss", loss_sum)
         averages.number(f"{prefix}lr", lr)
         averages.number(f"{prefix}skipped_updates", 0.0 if good else 1.0)
-        averages.number(f"{prefix}tokens", len(batch.token_T))
-        averages.number(f"{prefix}computed_tokens", computed)  # fewer: shared beginnings count once
-        averages.number(f"{prefix}seconds", time.perf_counter() - started)
+        averages.total(f"{prefix}tokens", len(batch.token_T))
+        averages.total(f"{prefix}computed_tokens", computed)  # fewer: shared beginnings count once
+        averages.total(f"{prefix}seconds", time.perf_counter() - started)
         if optimizer.skipped_in_a_row >= self.max_bad_updates:
             raise TrainingError(
                 f"{optimizer.skipped_in_a_row} updates in a row had a loss or gradient that is not finite (loss "

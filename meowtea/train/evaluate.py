@@ -43,19 +43,21 @@ class Evaluation:
         """Summarise played episodes; broken ones are counted in `outcomes` and nowhere else."""
         whole = [t for t in trajectories if not t.outcome.broken]
         wins = sum(t.won for t in whole)
-        low, high = wilson_interval(wins, len(whole))
         known = [turn.valid_command for t in whole for turn in t.turns if turn.valid_command is not None]
         counts = Counter(t.outcome.value for t in trajectories)
         by_task: dict[str, list[bool]] = {}
         for trajectory in whole:
             by_task.setdefault(trajectory.task.id, []).append(trajectory.won)
+        # Several tries at one game are not independent: the interval is that of one episode per game.
+        success, games = mean([t.won for t in whole]), len(by_task)
+        low, high = wilson_interval(success * games if whole else 0, games)
         ks = [k for k in (2**i for i in range(1, 20)) if k <= samples]
         return cls(
             label=label,
             split=split,
             episodes=len(whole),
             wins=wins,
-            success=mean([t.won for t in whole]),
+            success=success,
             low=low,
             high=high,
             score=mean([t.score / t.max_score for t in whole]),

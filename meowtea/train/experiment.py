@@ -66,7 +66,11 @@ class Experiment(Player):
         self.tracker = instantiate(cfg.tracking, run)
         closing.callback(self.tracker.finish)
         self.clock = Stopwatch()
+        known = run.read_protocol()
+        if known.get("hash") == self.protocol["hash"]:
+            self.protocol["games"] = known.get("games", {})
         run.write_protocol(self.protocol)
+        self.engine.sleep()  # until something is to be played
 
     def load_policy(self) -> Any:
         """The learner's own module: the embedded engine samples from the very weights that are trained."""
@@ -94,7 +98,7 @@ class Experiment(Player):
             total = self.sft.epochs * self.sft.steps_per_epoch(self.budget.demos)
             self.learner.begin(lr=self.sft.lr, total_steps=total, warmup_steps=self.sft.warmup_steps)
         elif stage == "rl":
-            self.learner.begin_rl(total_steps=self.rl_steps)
+            self.learner.begin_rl(total_batches=self.rl_steps)
 
     def restore(self) -> None:
         """Go on from the newest whole checkpoint, if there is one."""
@@ -166,11 +170,13 @@ class Experiment(Player):
 
     def _evaluate(self, kind: Literal["validation", "test"], label: str) -> Evaluation:
         self.publish()
+        self.engine.wake()
         play = self.evaluator.validate if kind == "validation" else self.evaluator.test
         with self.display.bar(f"{kind}: {label}") as bar:
             # A validation belongs to a step that is not recorded yet: that one is played to its end.
             on_episode = bar.episode if kind == "validation" else self.watch(bar.episode)
             evaluation, trajectories = self.wait(play(label, on_episode))
+        self.engine.sleep()
         self.protocol.setdefault("games", {})[evaluation.split] = evaluation.games
         self.run.write_protocol(self.protocol)
         self.record_evaluation(kind, evaluation, trajectories)

@@ -50,8 +50,8 @@ def train(cfg: DictConfig, run: Run) -> None:
             return
         x.learner.export(run.folder / "policy")
         x.tracker.model(run.folder / "policy")
+        write_summary(run.folder, run.name)
         run.finish()
-    write_summary(run.folder, run.name)
     print_results(run.folder, run.name)
 
 

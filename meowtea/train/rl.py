@@ -34,14 +34,15 @@ def reinforce(x: Experiment) -> None:
             # act: every task of the step, a group of episodes each, all at once
             acting = Stopwatch()
             x.engine.wake()
-            played = act(x, games)
+            played, kept = act(x, games)
             x.engine.sleep()
             acting_seconds = acting.seconds
 
             # score: one reward per turn; what broke is not an episode of the policy
-            usable = without_broken(played, x.algorithm.min_group_size)
-            for trajectory in usable:
-                x.reward.score(trajectory)
+            usable = without_broken(kept, x.algorithm.min_group_size)
+            for trajectory in played:
+                if not trajectory.outcome.broken:
+                    x.reward.score(trajectory)
             x.run.write_trajectories(x.progress.step + 1, played)
 
             # tokens: episodes laid end to end, learning happens on the action tokens alone
@@ -62,13 +63,14 @@ def reinforce(x: Experiment) -> None:
             # record: what happened, what it cost, and where to go on from
             x.progress.rl_step += 1
             x.progress.cursor = x.cursor.position
-            spend(x, played, batch, clock)
-            metrics |= rollout_metrics(played, usable)
             for name in [name for name in metrics if name.endswith("seconds")]:
                 metrics[f"time/{name.removesuffix('_seconds').removesuffix('/seconds')}"] = metrics.pop(name)
+            learned_tokens = int(metrics.get("learner/tokens", 0))  # 0 while only the critic learns
+            spend(x, played, learned_tokens, clock)
+            metrics |= rollout_metrics(played)
             metrics |= {"time/act": acting_seconds, "time/learn": learning.seconds}
             metrics["speed/sampled_tokens_per_second"] = metrics["rollout/action_tokens"] / max(acting_seconds, 1e-9)
-            metrics["speed/learner_tokens_per_second"] = len(batch.token_T) / max(learning.seconds, 1e-9)
+            metrics["speed/learner_tokens_per_second"] = learned_tokens / max(learning.seconds, 1e-9)
             if x.evaluator.validate_every and x.progress.rl_step % x.evaluator.validate_every == 0:
                 metrics |= x.validate(f"RL step {x.progress.rl_step}")
             x.record(metrics)
@@ -76,34 +78,40 @@ def reinforce(x: Experiment) -> None:
             x.save_if_due()
 
 
-def act(x: Experiment, games: Sequence[Task]) -> list[Trajectory]:
-    """The episodes of one step. With rollout.refill, further games replace those whose episodes all ended alike."""
+def act(x: Experiment, games: Sequence[Task]) -> tuple[list[Trajectory], list[Trajectory]]:
+    """(every episode of the step, those to learn from).
+
+    They are the same unless rollout.refill lets further games replace those whose episodes all ended alike.
+    """
+    played: list[Trajectory] = []
     kept: list[Trajectory] = []
-    wanted = x.collector.tasks_per_step
+    groups = 0
     for attempt in range(x.collector.refill + 1):
-        dealt = x.cursor.deal(wanted)
-        if not dealt:
-            break
+        dealt = x.cursor.deal(x.collector.tasks_per_step - len({t.group for t in kept}))
         jobs = jobs_for([games[i] for i in dealt], x.collector.group_size)
-        first = 1 + max((t.group for t in kept), default=-1)
-        jobs = [Job(job.task, job.group + first, job.episode) for job in jobs]
+        jobs = [Job(job.task, job.group + groups, job.episode) for job in jobs]
+        groups += len(dealt)
         seed = derive_seed(x.seed, "rollout", x.progress.rl_step, attempt)
-        played = x.wait(x.collector.collect(jobs, x.collector.sampling(), seed, x.watch(x.display.episode)))
-        last = attempt == x.collector.refill or x.cursor.finished
-        if last:
-            return kept + played
-        whole = without_broken(played, x.algorithm.min_group_size, may_be_empty=True)
-        for trajectory in whole:
-            x.reward.score(trajectory)
-        reward_B = torch.tensor([sum(t.rewards) for t in whole])
-        group_B = torch.tensor([t.group for t in whole], dtype=torch.long)
-        informative_P = informative_groups(reward_B, group_B)
-        good = set(group_B.unique()[informative_P].tolist())
-        kept += [t for t in played if t.group in good]
-        wanted = x.collector.tasks_per_step - len({t.group for t in kept})
-        if wanted == 0:
+        new = x.wait(x.collector.collect(jobs, x.collector.sampling(), seed, x.watch(x.display.episode)))
+        played += new
+        if attempt == x.collector.refill or x.cursor.finished:
+            kept += new  # nothing will replace them
             break
-    return kept
+        kept += informative(x, new)
+        if len({t.group for t in kept}) == x.collector.tasks_per_step:
+            break
+    return played, kept
+
+
+def informative(x: Experiment, played: Sequence[Trajectory]) -> list[Trajectory]:
+    """The episodes of groups whose returns differ."""
+    whole = without_broken(played, x.algorithm.min_group_size, may_be_empty=True)
+    for trajectory in whole:
+        x.reward.score(trajectory)
+    reward_B = torch.tensor([sum(t.rewards) for t in whole])
+    group_B = torch.tensor([t.group for t in whole], dtype=torch.long)
+    good = set(group_B.unique()[informative_groups(reward_B, group_B)].tolist())
+    return [t for t in whole if t.group in good]
 
 
 def without_broken(played: Sequence[Trajectory], min_group_size: int, may_be_empty: bool = False) -> list[Trajectory]:
@@ -121,19 +129,20 @@ def without_broken(played: Sequence[Trajectory], min_group_size: int, may_be_emp
     return usable
 
 
-def spend(x: Experiment, played: Sequence[Trajectory], batch: TokenBatch, clock: Stopwatch) -> None:
+def spend(x: Experiment, played: Sequence[Trajectory], learned_tokens: int, clock: Stopwatch) -> None:
     """Write this step's costs into the run's spending."""
     spending = x.progress.spending
     spending.games = x.cursor.distinct
     spending.episodes += len(played)
     spending.broken_episodes += sum(t.outcome.broken for t in played)
     spending.action_tokens += sum(t.action_count for t in played)
-    spending.learner_tokens += len(batch.token_T)
+    spending.learner_tokens += learned_tokens
     spending.rl_seconds = clock.seconds
 
 
-def rollout_metrics(played: Sequence[Trajectory], usable: Sequence[Trajectory]) -> dict[str, float]:
-    """What the episodes of a step looked like. Shares are of usable episodes, outcomes of all."""
+def rollout_metrics(played: Sequence[Trajectory]) -> dict[str, float]:
+    """What the episodes of a step looked like, learned from or not. Outcomes are of all, the rest of whole ones."""
+    usable = [t for t in played if not t.outcome.broken]
     turns = [turn for t in usable for turn in t.turns]
     known = [turn.valid_command for turn in turns if turn.valid_command is not None]
     outcomes = Counter(t.outcome for t in played)

@@ -263,7 +263,7 @@ def test_resumed_equals_uninterrupted_to_the_last_bit(build, dtype):
     algorithm, learner = start()
     learner.begin(lr=1e-3)
     learner.imitate(TokenBatch.pack(play()))
-    learner.begin_rl(total_steps=20)
+    learner.begin_rl(total_batches=20)
     rl_step(learner, algorithm, TokenBatch.pack(play(seed=1)))
     train(learner, algorithm, (2, 3))
     saved = io.BytesIO()
@@ -272,7 +272,7 @@ def test_resumed_equals_uninterrupted_to_the_last_bit(build, dtype):
 
     saved.seek(0)
     algorithm, resumed = start()
-    resumed.begin_rl(total_steps=20)
+    resumed.begin_rl(total_batches=20)
     resumed.load_state_dict(torch.load(saved, weights_only=True))
     assert train(resumed, algorithm, (4, 5)) == expected
     assert same(weights(resumed), weights(learner))

@@ -208,3 +208,12 @@ def test_sigkill_during_a_save_loses_nothing_that_was_saved(tmp_path):
         assert step >= max([first, *told])
         assert torch.equal(found["a"], torch.full((300_000,), float(step)))
         saved = step
+
+
+def test_a_reader_leaves_a_checkpoint_that_is_being_written_alone(tmp_path):
+    store = CheckpointStore(tmp_path, every=1, keep_last=2, keep_every=None)
+    store.save(1, {"x": 1}, export=lambda folder: (folder / "config.json").write_text("{}"))
+    being_written = tmp_path / ".tmp-step-00000002"
+    being_written.mkdir()
+    assert store.latest_policy() == tmp_path / "step-00000001" / "policy"
+    assert being_written.is_dir()

@@ -196,3 +196,15 @@ def test_when_every_episode_breaks_the_run_says_why(tmp_path):
     fault = ["env.fault=raise", "env.fault_turn=1", "env_pool.retries=0"]
     with pytest.raises(TrainingError, match=r"none of the 4 episodes .* told to raise"):
         train(tmp_path, "algorithm=rloo", "evaluation.baseline=false", *sft_keys, *fault)
+
+
+def test_refilled_steps_record_every_episode_that_was_played(tmp_path):
+    train(tmp_path, "algorithm=rloo", "rollout.refill=1", "evaluation.baseline=false")
+    run = tmp_path / "run"
+    played = [episode for path in (run / "trajectories").glob("train-*.jsonl") for episode in lines(path)]
+    last = lines(run / "metrics.jsonl")[-1]
+    assert last["budget/episodes"] == len(played) == 12 * 2  # 12 games, each played once by a group of 2
+    assert last["budget/games"] == 12
+    for path in (run / "trajectories").glob("train-*.jsonl"):
+        groups = {(episode["group"], episode["task"]["id"]) for episode in lines(path)}
+        assert len({group for group, _ in groups}) == len(groups)  # a group is one game

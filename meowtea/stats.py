@@ -15,7 +15,7 @@ def wilson_interval(wins: float, episodes: int, z: float = 1.959964) -> tuple[fl
     share, spread = wins / episodes, z * z / episodes
     centre = (share + spread / 2) / (1 + spread)
     half = z * math.sqrt(share * (1 - share) / episodes + spread / (4 * episodes)) / (1 + spread)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
 
 
 def pass_at_k(wins: int, samples: int, k: int) -> float:

@@ -20,6 +20,13 @@ def test_wilson_interval_equals_published_values(wins, episodes, low, high):
     assert wilson_interval(wins, episodes) == pytest.approx((low, high), abs=2e-6)
 
 
+@pytest.mark.parametrize("episodes", range(1, 200))
+def test_wilson_interval_holds_the_rate_itself(episodes):
+    for wins in {0, 1, episodes // 3, episodes - 1, episodes}:
+        low, high = wilson_interval(wins, episodes)
+        assert 0 <= low <= wins / episodes <= high <= 1
+
+
 def test_wilson_interval_without_episodes_says_nothing():
     assert wilson_interval(0, 0) == (0.0, 1.0)
 

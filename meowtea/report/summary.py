@@ -95,8 +95,9 @@ def plot(folder: Path, title: str) -> None:
         points = [e for e in evaluations if e["kind"] == kind]
         if points:
             y = [100 * e["success"] for e in points]
-            below = [100 * (e["success"] - e["low"]) for e in points]
-            above = [100 * (e["high"] - e["success"]) for e in points]
+            # at 0% and 100% an end of the interval is the rate itself, give or take rounding
+            below = [100 * max(0.0, e["success"] - e["low"]) for e in points]
+            above = [100 * max(0.0, e["high"] - e["success"]) for e in points]
             label = f"{kind} games ({points[0]['episodes']}, 95% interval)"
             x = [e["step"] for e in points]
             axis.errorbar(x, y, yerr=[below, above], color=color, marker=marker, capsize=3, lw=1.5, label=label)

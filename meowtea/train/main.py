@@ -26,6 +26,8 @@ def train(cfg: DictConfig, run: Run) -> None:
     from meowtea.train.sft import imitate
 
     if run.finished:
+        if not (run.folder / "report.md").exists():
+            write_summary(run.folder, run.name)
         print_results(run.folder, f"{run.name} is finished")
         return
     with ExitStack() as closing:

@@ -17,8 +17,8 @@ def evaluation(kind, step, success, label="after SFT"):
         "episodes": 100,
         "split": "test",
         "success": success,
-        "low": success - 0.1,
-        "high": success + 0.1,
+        "low": max(0.0, success - 0.1),
+        "high": min(1.0, success + 0.1),
         "score": success,
         "turns": 6.2,
         "invalid_share": 0.25,
@@ -38,6 +38,13 @@ def test_the_table_tells_test_panels_and_the_picture_is_drawn(tmp_path):
     assert (tmp_path / "learning.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (tmp_path / "learning.svg").read_text()
     assert not list(tmp_path.glob(".learning*"))
+
+
+def test_rates_at_the_ends_are_drawn_in_spite_of_rounding(tmp_path):
+    rounded = {**evaluation("test", 5, 0.0), "low": 1e-17}
+    write_lines(tmp_path / "evaluations.jsonl", [rounded, {**evaluation("test", 6, 1.0), "high": 1 - 1e-16}])
+    write_summary(tmp_path, "a run")
+    assert (tmp_path / "learning.png").exists()
 
 
 def test_a_line_cut_by_a_crash_is_left_out(tmp_path):

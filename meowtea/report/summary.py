@@ -88,8 +88,9 @@ def plot(folder: Path, title: str) -> None:
     first_rl = training[0][0] if training else None
     if first_rl is not None:
         axis.axvspan(0, first_rl - 0.5, color="#f2f2f2", zorder=0)
-        axis.text(0.3, 101.5, "SFT", fontsize=9, color="#555555")
-        axis.text(first_rl - 0.2, 101.5, "RL", fontsize=9, color="#555555")
+        inside = {"transform": axis.get_xaxis_transform(), "fontsize": 9, "color": "#555555", "va": "top"}
+        axis.text(0.3, 0.97, "SFT", **inside)
+        axis.text(first_rl - 0.2, 0.97, "RL", **inside)
         axis.plot(*zip(*training, strict=True), color="#999999", lw=1, label="training episodes")
     for kind, color, marker in (("validation", "#0072b2", "o"), ("test", "#d55e00", "D")):
         points = [e for e in evaluations if e["kind"] == kind]
@@ -101,8 +102,8 @@ def plot(folder: Path, title: str) -> None:
             label = f"{kind} games ({points[0]['episodes']}, 95% interval)"
             x = [e["step"] for e in points]
             axis.errorbar(x, y, yerr=[below, above], color=color, marker=marker, capsize=3, lw=1.5, label=label)
-    axis.set(xlabel="optimizer step (SFT) and RL step", ylabel="episodes won (%)", ylim=(-2, 100), title=title)
-    axis.title.set_y(1.04)
+    axis.set(xlabel="optimizer step (SFT) and RL step", ylabel="episodes won (%)", ylim=(-2, 106), title=title)
+    axis.set_yticks(range(0, 101, 20))
     axis.grid(alpha=0.3)
     axis.legend(loc="lower right", fontsize=9)
     for suffix in ("png", "svg"):

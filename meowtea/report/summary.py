@@ -88,7 +88,12 @@ def plot(folder: Path, title: str) -> None:
     first_rl = training[0][0] if training else None
     if first_rl is not None:
         axis.axvspan(0, first_rl - 0.5, color="#f2f2f2", zorder=0)
-        inside = {"transform": axis.get_xaxis_transform(), "fontsize": 9, "color": "#555555", "va": "top"}
+        inside: dict[str, Any] = {
+            "transform": axis.get_xaxis_transform(),
+            "fontsize": 9,
+            "color": "#555555",
+            "va": "top",
+        }
         axis.text(0.3, 0.97, "SFT", **inside)
         axis.text(first_rl - 0.2, 0.97, "RL", **inside)
         axis.plot(*zip(*training, strict=True), color="#999999", lw=1, label="training episodes")
